@@ -1,0 +1,78 @@
+"""The images at hand: found by name, by id or by the plan that made them, added whole or not at all.
+
+    <root>/<first 16 digits of the id>/   disk.raw vmlinuz initrd manifest.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from builder import manifest
+from builder.errors import InputError, Problem, close
+from builder.manifest import Manifest
+
+
+class Catalog:
+    """Images in one folder. Every read looks at the disk: another process may have added one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def folder(self, image: Manifest) -> Path:
+        return self.root / image.id[:16]
+
+    def images(self) -> list[Manifest]:
+        """All images, newest first."""
+        found = []
+        for path in self.root.glob("*/manifest.json"):
+            if path.parent.name.startswith("tmp-"):
+                continue
+            with contextlib.suppress(ValueError, KeyError, OSError):
+                found.append(manifest.from_json(path.read_text()))
+        return sorted(found, key=lambda m: (m.built, m.id), reverse=True)
+
+    def by_plan(self, plan: str) -> Manifest | None:
+        return next((m for m in self.images() if m.plan == plan), None)
+
+    def find(self, name: str) -> Manifest | None:
+        """The newest image called `name` or `name:version`, or the one whose id starts with `name`."""
+        plain, _, version = name.partition(":")
+        for m in self.images():
+            if m.name == plain and version in ("", m.version):
+                return m
+        if len(name) >= 6:
+            return next((m for m in self.images() if m.id.startswith(name)), None)
+        return None
+
+    def get(self, name: str, where: str = "") -> Manifest:
+        """As `find`, but InputError (at `where`) with what there is."""
+        found = self.find(name)
+        if found is None:
+            names = {m.name for m in self.images()}
+            hint = close(name, names) if names else f"the catalog is empty: phx build {name}"
+            raise InputError(Problem(where, f"no image '{name}' in the catalog", hint))
+        return found
+
+    def add(self, make: Callable[[Path], Manifest]) -> Manifest:
+        """Let `make` fill an empty folder; the image is in the catalog when this returns, or nothing is."""
+        aside = self.root / f"tmp-{uuid.uuid4().hex[:12]}"
+        aside.mkdir()
+        try:
+            made = make(aside)
+            with contextlib.suppress(OSError):  # the same image is here already: as good
+                aside.rename(self.folder(made))
+            return made
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def remove(self, image: Manifest) -> None:
+        """Take the image out. Silent when it is gone already."""
+        gone = self.root / f"tmp-{uuid.uuid4().hex[:12]}"
+        with contextlib.suppress(FileNotFoundError):
+            self.folder(image).rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)

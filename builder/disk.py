@@ -1,0 +1,101 @@
+"""The finished tree turned into what boots: an ext4 image, its kernel and its initrd, digested and described.
+
+`mke2fs -d` fills the filesystem from the tree without mounting it. UUID and hash seed come from the plan's id.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import shlex
+import shutil
+import uuid
+from pathlib import Path
+
+from builder import initrd, manifest
+from builder.assemble import EPOCH
+from builder.errors import CommandFailed, WorkFailed
+from builder.layers import LayerStore
+from builder.manifest import Manifest
+from builder.plan import BuildPlan, Report
+
+FILES = ("disk.raw", "vmlinuz", "initrd")
+TIMEOUT = 600.0
+
+
+def make(
+    plan: BuildPlan, layers: tuple[str, ...], store: LayerStore, into: Path, now: datetime.datetime,
+    report: Report,
+) -> Manifest:  # fmt: skip
+    """Write disk.raw, vmlinuz, initrd and manifest.json into the empty folder `into`.
+
+    Raises WorkFailed if the tree is larger than the recipe's size, has no kernel, or lacks a driver.
+    """
+    report(f"image {plan.name}: kernel and initrd")
+    with store.begin(layers) as chamber:
+        listing = chamber.outside(
+            'cd "$m"; ls lib/modules | head -1; cat lib/modules/*/modules.dep; echo ==; '
+            "cat lib/modules/*/modules.builtin; echo ==; "
+            "dpkg-query --admindir=$m/var/lib/dpkg -W "
+            "-f '${Package}\\t${Version}\\t${Architecture}\\t${source:Package}\\n'",
+            timeout=TIMEOUT,
+        ).text
+        dep_text, builtin, packages = listing.split("==\n")
+        version, _, dep = dep_text.partition("\n")
+        order = initrd.load_order(plan.output.kernel.modules, dep, builtin)
+        parts = chamber.work / "parts"
+        parts.mkdir()
+        modules = " ".join(shlex.quote(p) for p in order)
+        report(f"image {plan.name}: filesystem")
+        seed = uuid.uuid5(uuid.NAMESPACE_URL, f"philoxenia:{plan.id}")
+        try:
+            chamber.outside(
+                f"""
+cd "$m"
+cp boot/vmlinuz-{version} {parts}/vmlinuz
+cp bin/busybox {parts}/busybox || {{ echo "the tree has no busybox: install busybox-static" >&2; exit 1; }}
+[ -z "{modules}" ] || (cd lib/modules/{version} && cp --parents -t {parts} {modules})
+cd {into}
+truncate -s {plan.output.size} disk.raw
+E2FSPROGS_FAKE_TIME={EPOCH} mke2fs -q -t ext4 -b 4096 -I 256 -m 0 -L root -U {seed} \\
+  -O ^metadata_csum_seed,^orphan_file \\
+  -E hash_seed={seed},lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0 -d "$m" disk.raw
+""",
+                timeout=TIMEOUT,
+            )
+        except CommandFailed as cause:
+            raise _failed(plan, cause) from cause
+        files = {Path(p).name: (parts / p).read_bytes() for p in order}
+        packed = initrd.pack(
+            (parts / "busybox").read_bytes(), files, [Path(p).name for p in order]
+        )
+        (into / "initrd").write_bytes(packed)
+        shutil.copyfile(parts / "vmlinuz", into / "vmlinuz")
+    for name in FILES:
+        (into / name).chmod(0o444)
+    report(f"image {plan.name}: digest")
+    digests = {name: _sha256(into / name) for name in FILES}
+    made = Manifest(
+        id=manifest.identity(digests), name=plan.name, version=plan.version, summary=plan.summary,
+        size=plan.output.size, stored=(into / "disk.raw").stat().st_blocks * 512, kernel=version,
+        cmdline=plan.output.kernel.cmdline, digests=tuple(sorted(digests.items())),
+        packages=manifest.parse_packages(packages), plan=plan.id,
+        recipe_digest=plan.recipe_digest, parameters=plan.parameters, layers=layers,
+        built=now.isoformat(timespec="seconds"),
+    )  # fmt: skip
+    (into / "manifest.json").write_text(made.to_json())
+    return made
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _failed(plan: BuildPlan, cause: CommandFailed) -> WorkFailed:
+    if "No space left" in cause.tail or "Could not allocate block" in cause.tail:
+        return WorkFailed(
+            f"image {plan.name}: the tree does not fit into {plan.output.size >> 20}M (or the disk is full)",
+            "raise 'size' in the recipe, or make room",
+        )
+    return WorkFailed(f"image {plan.name} could not be made")

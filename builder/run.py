@@ -1,0 +1,171 @@
+"""The only door to other programs.
+
+Every program runs in a session of its own and dies with us: a normal end, an exception and Ctrl-C end its whole
+process group, and `kill -9` of ours ends it through the kernel's parent-death signal (setpriv --pdeathsig).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, NoReturn
+
+from builder.errors import CommandFailed, EnvironmentLacks, TimedOut
+
+TAIL = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished program: its status and what it wrote."""
+
+    status: int
+    stdout: bytes = field(repr=False)
+    tail: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+
+def program(name: str, package: str) -> str:
+    """The program's path. EnvironmentLacks naming the Debian package that has it."""
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        raise EnvironmentLacks(f"the program {name} is missing", f"apt-get install {package}")
+    return found
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    check: bool = True,
+    log: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Done:
+    """Run a program to its end and return what it wrote.
+
+    timeout  seconds for the whole run; afterwards its process group is killed and TimedOut is raised
+    log      a file to append standard output and error to, as they come
+    on_line  called with each finished line of either
+    Raises CommandFailed (status, last lines) unless `check` is False; EnvironmentLacks if there is no such program.
+    """
+    setpriv = shutil.which("setpriv")
+    guarded = [setpriv, "--pdeathsig", "KILL", "--", *argv] if setpriv else list(argv)
+    if shutil.which(argv[0], path=(env or os.environ).get("PATH")) is None:
+        raise EnvironmentLacks(f"the program {argv[0]} is missing")
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(log.open("ab")) if log else None
+        process = subprocess.Popen(
+            guarded, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=env, cwd=cwd, start_new_session=True,
+        )  # fmt: skip
+        stack.callback(_end, process)
+        stdout, lines = _converse(process, stdin, time.monotonic() + timeout, sink, on_line, argv[0])
+        status = process.wait()
+    tail = "\n".join(lines[-TAIL:])
+    if check and status != 0:
+        raise CommandFailed(list(argv), status, tail)
+    return Done(status, stdout, tail)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _converse(
+    process: subprocess.Popen[bytes],
+    stdin: bytes,
+    deadline: float,
+    sink: IO[bytes] | None,
+    on_line: Callable[[str], None] | None,
+    name: str,
+) -> tuple[bytes, list[str]]:
+    """Feed standard input and drain both outputs until they close. Lines of standard error first in a tail."""
+    assert process.stdin and process.stdout and process.stderr
+    out, err = bytearray(), bytearray()
+    pending = {process.stdout: bytearray(), process.stderr: bytearray()}
+    rest = memoryview(stdin)
+    with selectors.DefaultSelector() as ready:
+        ready.register(process.stdout, selectors.EVENT_READ)
+        ready.register(process.stderr, selectors.EVENT_READ)
+        if stdin:
+            os.set_blocking(process.stdin.fileno(), False)
+            ready.register(process.stdin, selectors.EVENT_WRITE)
+        else:
+            process.stdin.close()
+        while ready.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                last = (bytes(err) or bytes(out)).decode(errors="replace").strip().splitlines()[-1:]
+                raise TimedOut(f"{name} did not end in time; it last said: {''.join(last) or 'nothing'}")
+            for key, _ in ready.select(timeout=left):
+                if key.fileobj is process.stdin:
+                    try:
+                        rest = rest[os.write(process.stdin.fileno(), rest[:65536]) :]
+                    except BrokenPipeError:
+                        rest = rest[:0]
+                    if not rest:
+                        ready.unregister(process.stdin)
+                        process.stdin.close()
+                    continue
+                pipe = process.stdout if key.fileobj is process.stdout else process.stderr
+                data = os.read(pipe.fileno(), 65536)
+                if not data:
+                    ready.unregister(pipe)
+                    continue
+                (out if pipe is process.stdout else err).extend(data)
+                if sink:
+                    sink.write(data)
+                    sink.flush()
+                if on_line:
+                    pending[pipe].extend(data)
+                    *full, rest_line = pending[pipe].split(b"\n")
+                    pending[pipe] = bytearray(rest_line)
+                    for line in full:
+                        on_line(line.decode(errors="replace").rstrip())
+    spoken = bytes(err).decode(errors="replace").splitlines()
+    if not any(line.strip() for line in spoken):
+        spoken = bytes(out).decode(errors="replace").splitlines()
+    return bytes(out), [line for line in spoken if line.strip()]
+
+
+def start_detached(
+    argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> int:
+    """Start a program that outlives us, output to `log`; its pid, which is also its session's."""
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            list(argv), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
+            env=env, cwd=cwd, start_new_session=True,
+        )  # fmt: skip
+    # Ours to reap only while we live; init takes it afterwards.
+    process.returncode = 0
+    return process.pid
+
+
+def become(argv: Sequence[str]) -> NoReturn:
+    """Replace this process by an interactive program (ssh, virsh console, a shell)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execvp(argv[0], list(argv))

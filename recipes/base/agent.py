@@ -1,0 +1,1 @@
+../../contextualize/agent.py
