@@ -67,9 +67,7 @@ class Caches:
             folder.mkdir(parents=True, exist_ok=True)
 
 
-def assemble(
-    plan: BuildPlan, store: LayerStore, caches: Caches, report: Report
-) -> tuple[str, ...]:
+def assemble(plan: BuildPlan, store: LayerStore, caches: Caches, report: Report) -> tuple[str, ...]:
     """Make the plan's missing layers; all layer ids, oldest first.
 
     Raises WorkFailed naming the step; the layers before it are kept and the next run goes on there.
@@ -94,7 +92,9 @@ def assemble(
                 try:
                     execute(step, chamber, caches, log, report)
                 except (CommandFailed, TimedOut) as cause:
-                    raise _failed(f"step {n + 1}/{len(ids)} failed: {step.title()}", step, cause, log) from cause
+                    raise _failed(
+                        f"step {n + 1}/{len(ids)} failed: {step.title()}", step, cause, log
+                    ) from cause
                 seconds = round(time.monotonic() - started, 2)
                 parent = ids[n - 1] if n else ""
                 store.commit(chamber, LayerInfo(layer, parent, step.kind, step.title(), seconds))
@@ -109,7 +109,10 @@ def execute(
         case Bootstrap():
             _bootstrap(step, chamber, caches, log, report)
         case Install():
-            lists = [(caches.packages, "/var/cache/apt/archives"), (caches.lists, "/var/lib/apt/lists")]
+            lists = [
+                (caches.packages, "/var/cache/apt/archives"),
+                (caches.lists, "/var/lib/apt/lists"),
+            ]
             names = " ".join(step.packages)
             chamber.inside(
                 _APT.format(names=names), timeout=STEP_TIMEOUT, network=True, binds=lists, log=log,
@@ -147,7 +150,9 @@ apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-confold install
 """
 
 
-def _bootstrap(step: Bootstrap, chamber: Chamber, caches: Caches, log: Path, report: Report) -> None:
+def _bootstrap(
+    step: Bootstrap, chamber: Chamber, caches: Caches, log: Path, report: Report
+) -> None:
     sources = chamber.work / "debian.sources"
     sources.write_text(step.sources)
     dpkg = " ".join(f"--dpkgopt={option}" for option in LEAN)
@@ -208,14 +213,22 @@ def _failed(what: str, step: Step, cause: CommandFailed | TimedOut, log: Path) -
     if isinstance(step, Bootstrap | Install):
         absent = next((next(g for g in m.groups() if g) for m in _ABSENT.finditer(said)), None)
         if absent:
-            asked = dict(zip((p.partition("=")[0] for p in step.packages), step.asked, strict=False))
+            asked = dict(
+                zip((p.partition("=")[0] for p in step.packages), step.asked, strict=False)
+            )
             place = asked.get(absent, "")
             return WorkFailed(
-                str(Problem(place, f"no package '{absent}' in Debian's archive as this machine sees it")),
+                str(
+                    Problem(
+                        place, f"no package '{absent}' in Debian's archive as this machine sees it"
+                    )
+                ),
                 "check the spelling and version with apt-cache policy, or run apt-get update",
             )
     if "No space left on device" in said:
-        return WorkFailed(what, "the disk is full; make room (artifacts/ can be moved with PHX_HOME)")
+        return WorkFailed(
+            what, "the disk is full; make room (artifacts/ can be moved with PHX_HOME)"
+        )
     if _UNREACHABLE.search(said):
         return WorkFailed(what, "the mirror in this machine's apt configuration does not answer")
     return WorkFailed(what, f"everything it said is in {log}; finished layers are kept")

@@ -1,6 +1,6 @@
 """The images at hand: found by name, by id or by the plan that made them, added whole or not at all.
 
-    <root>/<first 16 digits of the id>/   disk.raw vmlinuz initrd manifest.json
+<root>/<first 16 digits of the id>/   disk.raw vmlinuz initrd manifest.json
 """
 
 from __future__ import annotations

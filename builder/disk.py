@@ -66,9 +66,7 @@ E2FSPROGS_FAKE_TIME={EPOCH} mke2fs -q -t ext4 -b 4096 -I 256 -m 0 -L root -U {se
         except CommandFailed as cause:
             raise _failed(plan, cause) from cause
         files = {Path(p).name: (parts / p).read_bytes() for p in order}
-        packed = initrd.pack(
-            (parts / "busybox").read_bytes(), files, [Path(p).name for p in order]
-        )
+        packed = initrd.pack((parts / "busybox").read_bytes(), files, [Path(p).name for p in order])
         (into / "initrd").write_bytes(packed)
         shutil.copyfile(parts / "vmlinuz", into / "vmlinuz")
     for name in FILES:

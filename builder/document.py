@@ -103,7 +103,9 @@ def _value(
             here = (*place, key)
             if key in result:
                 problems.append(
-                    Problem(f"{path}:{line}: {_dotted(here)}", "written twice", "keep one of the two")
+                    Problem(
+                        f"{path}:{line}: {_dotted(here)}", "written twice", "keep one of the two"
+                    )
                 )
                 continue
             lines[here] = line
@@ -142,9 +144,9 @@ def _real(document: Document, loc: tuple[int | str, ...]) -> Place:
     place: Place = ()
     data = document.data
     for part in loc:
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        ):
             data = data[part]
         elif part is loc[-1] and isinstance(data, dict):
             return (*place, part)
@@ -162,7 +164,9 @@ def _problem(document: Document, model: type[BaseModel], error: ErrorDetails) ->
         known = _keys(_model_at(model, place[:-1]))
         return document.problem(place, f"unknown key '{key}'", close(key, known))
     if kind == "missing":
-        return Problem(document.where(place[:-1]), f"'{place[-1]}' is missing", _described(model, place))
+        return Problem(
+            document.where(place[:-1]), f"'{place[-1]}' is missing", _described(model, place)
+        )
     if kind == "value_error":
         said = text.removeprefix("Value error, ")
         what, _, hint = said.partition("; ")
@@ -177,7 +181,9 @@ def _article(wanted: str) -> str:
         "string": "text", "integer": "a whole number", "boolean": "true or false",
         "list": "a list", "tuple": "a list", "dictionary": "a mapping", "number": "a number",
     }  # fmt: skip
-    return names.get(wanted, wanted if wanted.startswith(("a ", "an ", "'")) else f"valid: {wanted}")
+    return names.get(
+        wanted, wanted if wanted.startswith(("a ", "an ", "'")) else f"valid: {wanted}"
+    )
 
 
 def _keys(model: type[BaseModel] | None) -> list[str]:

@@ -39,11 +39,11 @@ def stanzas_of_deb822(texts: Iterable[str], suite: str) -> list[str]:
         clean = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
         for stanza in re.split(r"\n\s*\n", clean):
             joined = re.sub(r"\n[ \t]+", " ", stanza)
-            fields = dict(
-                (key.strip().lower(), value.strip())
+            fields = {
+                key.strip().lower(): value.strip()
                 for key, _, value in (line.partition(":") for line in joined.splitlines())
                 if value
-            )
+            }
             if fields.get("enabled", "yes").lower() == "no":
                 continue
             found += _stanza(
@@ -70,7 +70,12 @@ def stanzas_of_lists(texts: Iterable[str], suite: str) -> list[str]:
 
 
 def _stanza(
-    types: list[str], uris: list[str], suites: list[str], components: list[str], key: str, suite: str
+    types: list[str],
+    uris: list[str],
+    suites: list[str],
+    components: list[str],
+    key: str,
+    suite: str,
 ) -> list[str]:
     wanted = [s for s in suites if s in (suite, f"{suite}-updates", f"{suite}-security")]
     if "deb" not in types or not wanted or "main" not in components or not uris:

@@ -63,9 +63,11 @@ def load_order(wanted: Sequence[str], dep: str, builtin: str) -> list[str]:
     for name in wanted:
         key = name.replace("-", "_")
         if key in paths:
-            order += [p for p in (*reversed(depends[paths[key]]), paths[key])]
+            order += [*reversed(depends[paths[key]]), paths[key]]
         elif key not in inside:
-            raise WorkFailed(f"the kernel has no module '{name}'", "correct 'modules' of the recipe's kernel")
+            raise WorkFailed(
+                f"the kernel has no module '{name}'", "correct 'modules' of the recipe's kernel"
+            )
     return list(dict.fromkeys(order))
 
 

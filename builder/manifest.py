@@ -74,4 +74,6 @@ def identity(digests: dict[str, str]) -> str:
 def parse_packages(text: str) -> tuple[PackageFact, ...]:
     """From `dpkg-query -W` lines of name, version, architecture and source, tab between."""
     rows = (line.split("\t") for line in text.splitlines() if line)
-    return tuple(sorted((PackageFact(*row) for row in rows), key=lambda p: (p.name, p.architecture)))
+    return tuple(
+        sorted((PackageFact(*row) for row in rows), key=lambda p: (p.name, p.architecture))
+    )

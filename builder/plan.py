@@ -77,7 +77,9 @@ class Write:
 
     def title(self) -> str:
         names = ", ".join(f.path for f in self.files[:3])
-        return f"write {names}" + (f" and {len(self.files) - 3} more" if len(self.files) > 3 else "")
+        return f"write {names}" + (
+            f" and {len(self.files) - 3} more" if len(self.files) > 3 else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,9 @@ def plan(recipe: Flat, facts: Facts) -> BuildPlan:
     )  # fmt: skip
 
 
-def _sections(files: tuple[Placed, ...], services: Any, run: tuple[tuple[str, str], ...]) -> list[Step]:
+def _sections(
+    files: tuple[Placed, ...], services: Any, run: tuple[tuple[str, str], ...]
+) -> list[Step]:
     steps: list[Step] = []
     if files:
         steps.append(Write(files))

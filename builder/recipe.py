@@ -51,7 +51,9 @@ def _package(text: str) -> str:
 def _target(text: str) -> str:
     path = PurePosixPath(text)
     if not path.is_absolute() or ".." in path.parts or text.endswith("/") or "\0" in text:
-        raise ValueError(f"'{text}' is not a place in the image; write an absolute path without '..'")
+        raise ValueError(
+            f"'{text}' is not a place in the image; write an absolute path without '..'"
+        )
     return str(path)
 
 
@@ -82,7 +84,9 @@ Size = Annotated[int, BeforeValidator(units.size)]
 class Parameter(Written):
     """One value that a child recipe (`set:`) or the command line (`--set`) may change."""
 
-    type: Literal["text", "integer", "boolean"] = Field("text", description="text, integer or boolean")
+    type: Literal["text", "integer", "boolean"] = Field(
+        "text", description="text, integer or boolean"
+    )
     default: Value = Field(description="the value when nobody sets another")
     summary: str = Field("", description="what it is for")
 
@@ -118,7 +122,9 @@ class File(Written):
     path: Target = Field(description="where it goes in the image, absolute")
     content: str | None = Field(None, description="its text, a template over the parameters")
     template: Inside | None = Field(None, description="a jinja2 template below the recipe's folder")
-    source: Inside | None = Field(None, description="a file below the recipe's folder, copied as it is")
+    source: Inside | None = Field(
+        None, description="a file below the recipe's folder, copied as it is"
+    )
     mode: Mode = Field(0o644, description="permissions in octal, as in 0644")
     owner: str = Field("root", description="user[:group] that owns it in the image")
 
@@ -149,7 +155,9 @@ class Run(Written):
     @model_validator(mode="after")
     def _one_origin(self) -> Run:
         if (self.script is None) == (self.template is None):
-            raise ValueError(f"'{self.name}' needs one script; write exactly one of script, template")
+            raise ValueError(
+                f"'{self.name}' needs one script; write exactly one of script, template"
+            )
         return self
 
 
@@ -170,12 +178,18 @@ class Recipe(Written):
     from_: Name | None = Field(None, alias="from", description="the parent recipe's name")
     suite: str | None = Field(None, description="Debian suite; only in a recipe without a parent")
     parameters: dict[Name, Parameter] = Field(default_factory=dict, description="values to choose")
-    set: dict[str, Value] = Field(default_factory=dict, description="values for parents' parameters")
+    set: dict[str, Value] = Field(
+        default_factory=dict, description="values for parents' parameters"
+    )
     packages: Many[Package] = Field((), description="Debian packages, name or name=version")
     files: Many[File] = Field((), description="files of the image")
-    services: Services = Field(default_factory=Services, description="systemd units on, off, masked")
+    services: Services = Field(
+        default_factory=Services, description="systemd units on, off, masked"
+    )
     run: Many[Run] = Field((), description="scripts, in order")
-    kernel: Kernel | None = Field(None, description="kernel and drivers; a child's replaces its parent's")
+    kernel: Kernel | None = Field(
+        None, description="kernel and drivers; a child's replaces its parent's"
+    )
     size: Size | None = Field(None, description="size of the root filesystem, as in 1G")
 
 
@@ -229,7 +243,9 @@ class _Chain:
     problems: list[Problem]
 
 
-def load(folder: Path, library: Path, given: Mapping[str, str], load: Load = Path.read_bytes) -> Flat:
+def load(
+    folder: Path, library: Path, given: Mapping[str, str], load: Load = Path.read_bytes
+) -> Flat:
     """The recipe in `folder`, flat.
 
     library   the folder in which parents are looked up by name
@@ -249,7 +265,9 @@ def load(folder: Path, library: Path, given: Mapping[str, str], load: Load = Pat
         try:
             data = load(path)
         except OSError as cause:
-            reason = "there is no such file" if isinstance(cause, FileNotFoundError) else cause.strerror
+            reason = (
+                "there is no such file" if isinstance(cause, FileNotFoundError) else cause.strerror
+            )
             problems.append(document.problem(place, f"{path}: {reason}"))
             return b""
         digest.update(f"{name}\0{len(data)}\0".encode() + data)
@@ -265,13 +283,21 @@ def load(folder: Path, library: Path, given: Mapping[str, str], load: Load = Pat
     size = next((r.size for r in reversed(chain.recipes) if r.size), None)
     root = chain.documents[0]
     if suite is None:
-        problems.append(root.problem((), "'suite' is missing", "a recipe without 'from' names its suite"))
+        problems.append(
+            root.problem((), "'suite' is missing", "a recipe without 'from' names its suite")
+        )
     elif suite not in ROOT_SUITES:
-        problems.append(root.problem(("suite",), f"unknown suite '{suite}'", close(suite, ROOT_SUITES)))
+        problems.append(
+            root.problem(("suite",), f"unknown suite '{suite}'", close(suite, ROOT_SUITES))
+        )
     if kernel is None:
-        problems.append(root.problem((), "'kernel' is missing", "name the kernel package and drivers"))
+        problems.append(
+            root.problem((), "'kernel' is missing", "name the kernel package and drivers")
+        )
     if size is None:
-        problems.append(root.problem((), "'size' is missing", "write the root filesystem's size: 1G"))
+        problems.append(
+            root.problem((), "'size' is missing", "write the root filesystem's size: 1G")
+        )
     if problems or suite is None or kernel is None or size is None:
         raise InputError(dict.fromkeys(problems))
     digest.update(repr(sorted(values.items())).encode())
@@ -320,7 +346,9 @@ def _chain(folder: Path, library: Path, load: Load) -> _Chain:
         except OSError:
             names = sorted(p.parent.name for p in library.glob("*/recipe.yaml"))
             chain.problems.append(
-                document.problem(("from",), f"no recipe '{recipe.from_}'", close(recipe.from_, names))
+                document.problem(
+                    ("from",), f"no recipe '{recipe.from_}'", close(recipe.from_, names)
+                )
             )
             break
         folder = parent
@@ -403,7 +431,9 @@ def _part(
     for path in {f.path for f in files}:
         twice = [n for n, f in enumerate(files) if f.path == path]
         if len(twice) > 1:
-            problems.append(document.problem(("files", twice[1], "path"), f"{path} is written twice"))
+            problems.append(
+                document.problem(("files", twice[1], "path"), f"{path} is written twice")
+            )
     run = []
     for n, step in enumerate(recipe.run):
         here = ("run", n)

@@ -74,7 +74,9 @@ def run(
             env=env, cwd=cwd, start_new_session=True,
         )  # fmt: skip
         stack.callback(_end, process)
-        stdout, lines = _converse(process, stdin, time.monotonic() + timeout, sink, on_line, argv[0])
+        stdout, lines = _converse(
+            process, stdin, time.monotonic() + timeout, sink, on_line, argv[0]
+        )
         status = process.wait()
     tail = "\n".join(lines[-TAIL:])
     if check and status != 0:
@@ -118,7 +120,9 @@ def _converse(
             left = deadline - time.monotonic()
             if left <= 0:
                 last = (bytes(err) or bytes(out)).decode(errors="replace").strip().splitlines()[-1:]
-                raise TimedOut(f"{name} did not end in time; it last said: {''.join(last) or 'nothing'}")
+                raise TimedOut(
+                    f"{name} did not end in time; it last said: {''.join(last) or 'nothing'}"
+                )
             for key, _ in ready.select(timeout=left):
                 if key.fileobj is process.stdin:
                     try:
@@ -162,6 +166,15 @@ def start_detached(
     # Ours to reap only while we live; init takes it afterwards.
     process.returncode = 0
     return process.pid
+
+
+def lives(pid: int) -> bool:
+    """Whether the process is there and has not ended (a zombie has)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def become(argv: Sequence[str]) -> NoReturn:

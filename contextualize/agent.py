@@ -90,7 +90,9 @@ def write(path, text, mode):
     aside = path + ".philoxenia"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(aside)
-    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as new:
+    with open(
+        os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8"
+    ) as new:
         os.fchmod(new.fileno(), mode)
         new.write(text)
     os.replace(aside, path)
@@ -128,7 +130,9 @@ def grow_root():
         disk = int(file.read()) * 512
     root = os.statvfs("/")
     if root.f_blocks * root.f_frsize < disk * 0.9:
-        subprocess.run(["resize2fs", device], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["resize2fs", device], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
 
 def notify(text):
@@ -148,7 +152,9 @@ def hooks_of(role, base=HOOKS):
     found = []
     for folder in (os.path.join(base, "hooks.d"), os.path.join(base, "roles", role)):
         if os.path.isdir(folder):
-            paths = [os.path.join(folder, n) for n in sorted(os.listdir(folder)) if not n.startswith(".")]
+            paths = [
+                os.path.join(folder, n) for n in sorted(os.listdir(folder)) if not n.startswith(".")
+            ]
             found += [p for p in paths if os.path.isfile(p) and os.access(p, os.X_OK)]
     return found
 
@@ -160,7 +166,12 @@ def run_hook(path, env, limit):
     log = os.path.join(RUN, "hook-" + os.path.basename(path) + ".log")
     with open(log, "w+b") as out:
         process = subprocess.Popen(
-            [path], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            [path],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
         try:
             status = process.wait(timeout=limit)
@@ -191,13 +202,22 @@ class Channel(threading.Thread):
         """Add one report; `stage` is booted, contextualized, healthy or failed."""
         with self.lock:
             body = json.dumps(
-                {"node": self.node, "boot": self.boot, "seq": len(self.lines), "stage": stage,
-                 "uptime": uptime(), **facts}
+                {
+                    "node": self.node,
+                    "boot": self.boot,
+                    "seq": len(self.lines),
+                    "stage": stage,
+                    "uptime": uptime(),
+                    **facts,
+                }
             )
             mac = hmac.new(self.token, body.encode(), hashlib.sha256).hexdigest()
             self.lines.append(json.dumps({"body": body, "mac": mac}).encode() + b"\n")
         os.write(self.wake_write, b".")
-        say(f"philoxenia: {self.node} {stage}" + (f": {facts['message']}" if "message" in facts else ""))
+        say(
+            f"philoxenia: {self.node} {stage}"
+            + (f": {facts['message']}" if "message" in facts else "")
+        )
 
     def run(self):
         while True:

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Count the primes below N on the named nodes, over SSH by host name.
 
-    count-primes N NODE...     on the head: gives each node its share, adds up
-    count-primes --part LO HI  on a worker: counts the primes in [LO, HI)
+count-primes N NODE...     on the head: gives each node its share, adds up
+count-primes --part LO HI  on a worker: counts the primes in [LO, HI)
 """
 
 import socket

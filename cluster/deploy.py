@@ -1,0 +1,117 @@
+"""A plan's actions carried out on one host. Every part may be done twice; after a death anywhere, run it again.
+
+The order inside one launch makes that true: the disk and the seed are whole before the domain is defined, so a
+domain that exists has both; bandwidth is read back and set again whenever it differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from typing import assert_never
+
+from builder.errors import PhiloxeniaError
+from builder.plan import Report
+from cluster import domain, network
+from cluster.hosts import store
+from cluster.hosts.host import IMAGES, Host
+from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.shaping import Shape, Shaper
+from cluster.plan import Action, ClusterPlan, Keep, Launch, NodePlan, Remove, Replace, Resume
+from contextualize import seed
+
+AT_ONCE = 4
+"""Nodes that are launched side by side: the work is the host's, and short."""
+
+
+def apply(
+    plan: ClusterPlan, actions: Sequence[Action], host: Host, hypervisor: Hypervisor, report: Report
+) -> None:
+    """Do what `actions` say. Raises the first node's failure after every other node was tried."""
+    store.prepare(host, plan.cluster)
+    hypervisor.start_network(network.name(plan.cluster), plan.network_xml)
+
+    def one(action: Action) -> None:
+        match action:
+            case Launch(node):
+                _launch(node, host, hypervisor)
+                report(f"{node.name} started")
+            case Resume(node, was):
+                hypervisor.resume(node.domain)
+                report(f"{node.name} started again (it was {was})")
+            case Replace(node, why):
+                _remove(node.name, node.domain, plan.cluster, host, hypervisor)
+                _launch(node, host, hypervisor)
+                report(f"{node.name} replaced: {why}")
+            case Remove(name, of):
+                _remove(name, of, plan.cluster, host, hypervisor)
+                report(f"{name} removed")
+            case Keep():
+                pass
+            case _:
+                assert_never(action)
+
+    failures: list[PhiloxeniaError] = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for done in [pool.submit(one, action) for action in actions]:
+            try:
+                done.result()
+            except PhiloxeniaError as cause:
+                failures.append(cause)
+    if failures:
+        raise failures[0]
+    shape(plan, host)
+
+
+def shape(plan: ClusterPlan, host: Host) -> list[str]:
+    """Hold every node's bandwidth; the nodes for which something had to be set."""
+    changed = []
+    with Shaper(host.netns) as shaper:
+        for node in plan.nodes:
+            given = node.machine.guarantee
+            if shaper.ensure(node.machine.tap, Shape(given.network_guarantee, given.network_limit)):
+                changed.append(node.name)
+    return changed
+
+
+def _launch(node: NodePlan, host: Host, hypervisor: Hypervisor) -> None:
+    m = node.machine
+    store.remove_node(host, m.cluster, m.node)
+    base = PurePosixPath(m.kernel).with_name("disk.raw")
+    store.make_disk(host, m.cluster, m.node, base, m.guarantee.disk)
+    store.put_seed(host, m.cluster, m.node, seed.iso(node.seed))
+    hypervisor.start(node.domain, domain.xml(m, node.context))
+
+
+def _remove(name: str, of: str, cluster: str, host: Host, hypervisor: Hypervisor) -> None:
+    hypervisor.remove(of)
+    with Shaper(host.netns) as shaper:
+        shaper.remove(network.tap(cluster, name))
+    store.remove_node(host, cluster, name)
+
+
+def take_down(
+    cluster: str, names: Sequence[str], host: Host, hypervisor: Hypervisor, report: Report
+) -> None:
+    """Remove every domain, device, network and file of the cluster.
+
+    names  nodes that the ledger knows; what the hypervisor shows beyond them goes too
+    """
+    seen = {s.mark.node: s.name for s in hypervisor.observe() if s.mark.cluster == cluster}
+    everyone = {**{n: domain.name(cluster, n) for n in names}, **seen}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda item: hypervisor.remove(item[1]), sorted(everyone.items())))
+    if everyone:
+        report(f"{len(everyone)} nodes removed")
+    with Shaper(host.netns) as shaper:
+        for node in everyone:
+            shaper.remove(network.tap(cluster, node))
+    hypervisor.remove_network(network.name(cluster))
+    store.remove_cluster(host, cluster)
+    report(f"network and files of {cluster} removed")
+
+
+def base_folder(host: Host, image_id: str, catalog_folder: str) -> PurePosixPath:
+    """The folder of an image as the host's libvirt sees it."""
+    return (IMAGES if host.folder else PurePosixPath(catalog_folder)) / image_id[:16]

@@ -1,0 +1,161 @@
+"""One node of a plan turned into libvirt's domain XML for QEMU, with our mark in its metadata.
+
+The mark says which cluster and node it is, what it was promised, and the digest of what it was made from. libvirt
+gives back other XML than it was given, so two domains are compared by that digest and never by their XML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from cluster.guarantee import Guarantee, cpu_tune
+from cluster.network import NAMESPACE
+
+CHANNEL = "org.philoxenia.context"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Everything the hypervisor must know of a node. Paths are as the hypervisor sees them."""
+
+    cluster: str
+    node: str
+    role: str
+    image: str
+    guarantee: Guarantee
+    mac: str
+    machine_id: str
+    tap: str
+    network: str
+    kernel: str
+    initrd: str
+    cmdline: str
+    disk: str
+    seed: str
+    channel: str
+    log: str
+    accelerator: str
+    """kvm, or qemu for emulation."""
+    partition: str = ""
+    """cgroup partition that the host gave us; empty for the driver's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What our metadata on a domain says."""
+
+    cluster: str
+    node: str
+    role: str
+    digest: str
+    context: str
+    guarantee: Guarantee
+
+
+def name(cluster: str, node: str) -> str:
+    """The domain's name: a cluster's name has no dot, so no two pairs share one."""
+    return f"{cluster}.{node}"
+
+
+def digest(machine: Machine) -> str:
+    """Of all that would need another machine if it changed; the context has a digest of its own."""
+    bare = ElementTree.tostring(_domain(machine), encoding="unicode") + machine.image
+    return hashlib.sha256(bare.encode()).hexdigest()
+
+
+def xml(machine: Machine, context: str) -> str:
+    """The whole XML. `context` is the digest of the node's seed files."""
+    root = _domain(machine)
+    g = machine.guarantee
+    meta = ElementTree.SubElement(root, "metadata")
+    ElementTree.SubElement(
+        meta, f"{{{NAMESPACE}}}node",
+        {"cluster": machine.cluster, "node": machine.node, "role": machine.role,
+         "digest": digest(machine), "context": context,
+         "cpu-guarantee": str(g.cpu_guarantee), "cpu-limit": str(g.cpu_limit),
+         "memory": str(g.memory), "network-guarantee": str(g.network_guarantee),
+         "network-limit": str(g.network_limit), "disk": str(g.disk)},
+    )  # fmt: skip
+    ElementTree.register_namespace("phx", NAMESPACE)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def mark(text: str) -> Mark | None:
+    """Our mark in a domain's XML; None when the domain is not ours."""
+    found = ElementTree.fromstring(text).find(f"metadata/{{{NAMESPACE}}}node")
+    if found is None:
+        return None
+    got = found.attrib
+    given = Guarantee(
+        *(int(got[k]) for k in ("cpu-guarantee", "cpu-limit", "memory", "network-guarantee",
+                                "network-limit", "disk"))
+    )  # fmt: skip
+    return Mark(got["cluster"], got["node"], got["role"], got["digest"], got["context"], given)
+
+
+def _domain(m: Machine) -> ElementTree.Element:
+    root = ElementTree.Element("domain", {"type": m.accelerator})
+
+    def add(
+        parent: ElementTree.Element, tag: str, text: str = "", **attributes: str
+    ) -> ElementTree.Element:
+        child = ElementTree.SubElement(parent, tag, attributes)
+        if text:
+            child.text = text
+        return child
+
+    add(root, "name", name(m.cluster, m.node))
+    add(root, "memory", str(m.guarantee.memory // 1024), unit="KiB")
+    add(root, "vcpu", str(m.guarantee.vcpus))
+    tune, period = add(root, "cputune"), cpu_tune(m.guarantee)
+    add(tune, "shares", str(period.shares))
+    add(tune, "global_period", str(period.period))
+    add(tune, "global_quota", str(period.quota))
+    if m.partition:
+        add(add(root, "resource"), "partition", m.partition)
+    system = add(root, "os")
+    add(system, "type", "hvm", arch="x86_64", machine="pc")
+    add(system, "kernel", m.kernel)
+    add(system, "initrd", m.initrd)
+    # systemd learns the machine id before its first unit, so the journal has it from its first line.
+    words = ["console=ttyS0 root=/dev/vda rw", m.cmdline, f"systemd.machine_id={m.machine_id}"]
+    add(system, "cmdline", " ".join(w for w in words if w))
+    features = add(root, "features")
+    add(features, "acpi")
+    if m.accelerator == "kvm":
+        add(root, "cpu", mode="host-passthrough", migratable="on")
+    add(root, "clock", offset="utc")
+    add(root, "on_poweroff", "destroy")
+    add(root, "on_reboot", "restart")
+    add(root, "on_crash", "destroy")
+    devices = add(root, "devices")
+    disk = add(devices, "disk", type="file", device="disk")
+    add(disk, "driver", name="qemu", type="qcow2", discard="unmap")
+    add(disk, "source", file=m.disk)
+    add(disk, "target", dev="vda", bus="virtio")
+    seed = add(devices, "disk", type="file", device="disk")
+    add(seed, "driver", name="qemu", type="raw")
+    add(seed, "source", file=m.seed)
+    add(seed, "target", dev="vdb", bus="virtio")
+    add(seed, "readonly")
+    nic = add(devices, "interface", type="network")
+    add(nic, "mac", address=m.mac)
+    add(nic, "source", network=m.network)
+    add(nic, "target", dev=m.tap)
+    add(nic, "model", type="virtio")
+    # No option ROM: the kernel is given, nothing boots from the network.
+    add(nic, "rom", enabled="no")
+    serial = add(devices, "serial", type="pty")
+    add(serial, "log", file=m.log, append="on")
+    add(serial, "target", port="0")
+    channel = add(devices, "channel", type="unix")
+    add(channel, "source", mode="bind", path=m.channel)
+    add(channel, "target", type="virtio", name=CHANNEL)
+    add(devices, "controller", type="usb", model="none")
+    rng = add(devices, "rng", model="virtio")
+    add(rng, "backend", "/dev/urandom", model="random")
+    add(devices, "memballoon", model="virtio")
+    return root

@@ -1,0 +1,58 @@
+"""A host as a value: where its libvirt listens, where its files lie for it and for us, how much it keeps for itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+Kind = Literal["sandbox", "libvirt"]
+STATE = PurePosixPath("/var/lib/libvirt/philoxenia")
+RUN = PurePosixPath("/run/libvirt/philoxenia")
+LOGS = PurePosixPath("/var/log/libvirt/philoxenia")
+IMAGES = PurePosixPath("/var/lib/libvirt/images")
+QEMU_UID = 64055
+"""libvirt-qemu's user and group in every Debian (fixed by policy); guests run as it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """name      unique on this machine
+    uri       libvirt's address of it
+    folder    a sandbox's own folder; "" for a libvirt that was there before us
+    run       where the sandbox's sockets are: short, since a socket's path has 107 bytes
+    netns     name of the network namespace that it lives in; "" for ours
+    cpu, memory, network  what it has (thousandths of a core, bytes, bit/s), less what it keeps for itself
+    accelerator  kvm or qemu; "" until a boot probe has decided
+    """
+
+    name: str
+    kind: Kind
+    uri: str
+    folder: str
+    run: str
+    netns: str
+    cpu: int
+    memory: int
+    network: int
+    accelerator: str = ""
+    partition: str = ""
+    catalog: str = ""
+
+    def outside(self, inside: PurePosixPath) -> Path:
+        """Our path of a file that the host's libvirt calls `inside`."""
+        if not self.folder:
+            return Path(inside)
+        for top, real in (
+            (PurePosixPath("/run/libvirt"), Path(self.run)),
+            (IMAGES, Path(self.catalog)),
+            (PurePosixPath("/var/lib/libvirt"), Path(self.folder) / "lib"),
+            (PurePosixPath("/var/log/libvirt"), Path(self.folder) / "log"),
+        ):
+            if inside.is_relative_to(top):
+                return real / inside.relative_to(top)
+        raise ValueError(f"{inside} is not one of a host's folders")
+
+    def enter(self) -> list[str]:
+        """The start of a command line that runs in the host's network."""
+        return ["nsenter", f"--net=/run/netns/{self.netns}"] if self.netns else []

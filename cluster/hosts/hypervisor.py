@@ -1,0 +1,244 @@
+"""The only door to libvirt: a small port, its real implementation, and a fake in memory for fast tests.
+
+A host's domains and networks are ours when their metadata says so; no other is seen or touched here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+from xml.etree import ElementTree
+
+from builder.errors import EnvironmentLacks, WorkFailed
+from cluster.domain import Mark, mark
+from cluster.network import NAMESPACE
+
+State = Literal["running", "paused", "off", "crashed"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What a hypervisor says of its machine. `cores` whole, `memory` bytes."""
+
+    driver: str
+    version: str
+    cores: int
+    memory: int
+    types: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One of our domains as it is now."""
+
+    name: str
+    mark: Mark
+    state: State
+
+
+class Hypervisor(Protocol):
+    """What we ask of a host's libvirt. Every verb may be said twice."""
+
+    def facts(self) -> HostFacts: ...
+
+    def observe(self) -> tuple[Seen, ...]:
+        """Our domains, by name."""
+        ...
+
+    def networks(self) -> dict[str, str]:
+        """Our networks that are up: libvirt's name -> cluster."""
+        ...
+
+    def start_network(self, name: str, xml: str) -> None:
+        """Define and start unless it is up."""
+        ...
+
+    def remove_network(self, name: str) -> None:
+        """Stop and undefine; silent when there is none."""
+        ...
+
+    def start(self, name: str, xml: str) -> None:
+        """Define and start a domain that is not there."""
+        ...
+
+    def resume(self, name: str) -> None:
+        """Start a domain that is defined and off; let a paused one go on."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Stop at once and undefine; silent when there is none."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Libvirt:
+    """The port over a libvirt connection. Raises EnvironmentLacks if it cannot be had."""
+
+    def __init__(self, uri: str) -> None:
+        try:
+            import libvirt
+        except ImportError:
+            raise EnvironmentLacks(
+                "Python's libvirt module is missing",
+                "apt-get install python3-libvirt, and use /usr/bin/python3 (see .ci/setup)",
+            ) from None
+        self._libvirt: Any = libvirt
+        # libvirt prints its errors to stderr unless somebody listens.
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)
+        try:
+            self._connection = libvirt.open(uri)
+        except libvirt.libvirtError as cause:
+            raise EnvironmentLacks(f"no libvirt at {uri}", "phx host ls shows what runs") from cause
+
+    def close(self) -> None:
+        with contextlib.suppress(self._libvirt.libvirtError):
+            self._connection.close()
+
+    @contextlib.contextmanager
+    def _door(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except self._libvirt.libvirtError as cause:
+            raise WorkFailed(doing) from WorkFailed(str(cause))
+
+    def facts(self) -> HostFacts:
+        with self._door("the host does not tell its facts"):
+            info = self._connection.getInfo()
+            number = self._connection.getVersion()
+            capabilities = ElementTree.fromstring(self._connection.getCapabilities())
+            types = {d.get("type", "") for d in capabilities.iter("domain")}
+            version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+            return HostFacts(
+                self._connection.getType(), version, info[2], info[1] << 20, tuple(sorted(types))
+            )
+
+    def observe(self) -> tuple[Seen, ...]:
+        lib = self._libvirt
+        states: dict[int, State] = {
+            lib.VIR_DOMAIN_RUNNING: "running", lib.VIR_DOMAIN_BLOCKED: "running",
+            lib.VIR_DOMAIN_PAUSED: "paused", lib.VIR_DOMAIN_CRASHED: "crashed",
+            lib.VIR_DOMAIN_SHUTDOWN: "running", lib.VIR_DOMAIN_PMSUSPENDED: "paused",
+        }  # fmt: skip
+        found = []
+        with self._door("the host does not list its domains"):
+            for domain in self._connection.listAllDomains():
+                try:
+                    known, state = mark(domain.XMLDesc()), domain.state()[0]
+                except lib.libvirtError as cause:
+                    if cause.get_error_code() == lib.VIR_ERR_NO_DOMAIN:
+                        continue  # it went while we looked
+                    raise
+                if known is not None:
+                    found.append(Seen(domain.name(), known, states.get(state, "off")))
+        return tuple(sorted(found, key=lambda s: s.name))
+
+    def networks(self) -> dict[str, str]:
+        found = {}
+        with self._door("the host does not list its networks"):
+            for network in self._connection.listAllNetworks():
+                text = ElementTree.fromstring(network.XMLDesc())
+                ours = text.find(f"metadata/{{{NAMESPACE}}}network")
+                if ours is not None and network.isActive():
+                    found[network.name()] = ours.attrib["cluster"]
+        return found
+
+    def start_network(self, name: str, xml: str) -> None:
+        with self._door(f"network {name} cannot be started"):
+            network = self._found(self._connection.networkLookupByName, name)
+            if network is None:
+                network = self._connection.networkDefineXML(xml)
+            if not network.isActive():
+                network.create()
+
+    def remove_network(self, name: str) -> None:
+        with self._door(f"network {name} cannot be removed"):
+            network = self._found(self._connection.networkLookupByName, name)
+            if network is not None:
+                if network.isActive():
+                    network.destroy()
+                if network.isPersistent():
+                    network.undefine()
+
+    def start(self, name: str, xml: str) -> None:
+        with self._door(f"domain {name} cannot be started"):
+            self._connection.defineXML(xml).create()
+
+    def resume(self, name: str) -> None:
+        with self._door(f"domain {name} cannot be started"):
+            domain = self._connection.lookupByName(name)
+            state = domain.state()[0]
+            if state == self._libvirt.VIR_DOMAIN_PAUSED:
+                domain.resume()
+            elif not domain.isActive():
+                domain.create()
+
+    def remove(self, name: str) -> None:
+        lib = self._libvirt
+        with self._door(f"domain {name} cannot be removed"):
+            domain = self._found(self._connection.lookupByName, name)
+            if domain is None:
+                return
+            if domain.isActive():
+                try:
+                    domain.destroy()
+                except lib.libvirtError as cause:
+                    if cause.get_error_code() != lib.VIR_ERR_OPERATION_INVALID:
+                        raise  # else it ended by itself in between
+            domain.undefine()
+
+    def _found(self, look_up: Any, name: str) -> Any:
+        lib = self._libvirt
+        try:
+            return look_up(name)
+        except lib.libvirtError as cause:
+            if cause.get_error_code() in (lib.VIR_ERR_NO_DOMAIN, lib.VIR_ERR_NO_NETWORK):
+                return None
+            raise
+
+
+@dataclass(slots=True)
+class FakeHypervisor:
+    """The port in memory, for tests of what uses it. Proves nothing about guests."""
+
+    domains: dict[str, tuple[str, State]] = field(default_factory=dict)
+    nets: dict[str, str] = field(default_factory=dict)
+
+    def facts(self) -> HostFacts:
+        return HostFacts("fake", "0.0.0", 4, 8 << 30, ("qemu",))
+
+    def observe(self) -> tuple[Seen, ...]:
+        marks = ((name, mark(xml), state) for name, (xml, state) in sorted(self.domains.items()))
+        return tuple(Seen(name, m, state) for name, m, state in marks if m is not None)
+
+    def networks(self) -> dict[str, str]:
+        found = {}
+        for name, xml in self.nets.items():
+            ours = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}network")
+            if ours is not None:
+                found[name] = ours.attrib["cluster"]
+        return found
+
+    def start_network(self, name: str, xml: str) -> None:
+        self.nets.setdefault(name, xml)
+
+    def remove_network(self, name: str) -> None:
+        self.nets.pop(name, None)
+
+    def start(self, name: str, xml: str) -> None:
+        if name in self.domains and self.domains[name][1] == "running":
+            raise WorkFailed(f"domain {name} cannot be started")
+        self.domains[name] = (xml, "running")
+
+    def resume(self, name: str) -> None:
+        if name not in self.domains:
+            raise WorkFailed(f"domain {name} cannot be started")
+        self.domains[name] = (self.domains[name][0], "running")
+
+    def remove(self, name: str) -> None:
+        self.domains.pop(name, None)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,359 @@
+"""`phx up` and `phx down` without their printing: spec, ledger, catalog and host together, planned, carried out.
+
+A `Site` is one home folder: its ledger, its catalog, its hosts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import ipaddress
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from builder.catalog import Catalog
+from builder.document import Document
+from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem, close
+from builder.manifest import Manifest
+from builder.plan import Report
+from cluster import deploy, network, wait
+from cluster.hosts import accelerator, sandbox, store
+from cluster.hosts.host import Host
+from cluster.hosts.hypervisor import Hypervisor, Libvirt, Seen
+from cluster.ledger import ClusterRow, Ledger, NodeRow
+from cluster.place import Room, place
+from cluster.plan import Action, ClusterPlan, Keep, Remove, Replace, compare, draw, guarantee
+from cluster.spec import ClusterSpec
+from contextualize import context as contexts
+from contextualize.identity import Secret, operator_key
+
+DEFAULT_HOST = "local"
+DEFAULT_NETWORK = 1_000_000_000
+"""bit/s that a sandbox's private networks promise together, unless --network says otherwise."""
+
+
+class Site:
+    """One home folder. Opening it costs a SQLite file and no connection."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.ledger = Ledger(home)
+        self.catalog = Catalog(home / "images")
+
+    def files(self, cluster: str) -> Path:
+        """Where a cluster's ssh_config, known_hosts and operator key lie."""
+        return self.home / "clusters" / cluster
+
+    @contextlib.contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """One command at a time changes what `name` (a host) holds: admission and launch are one act."""
+        folder = self.home / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def connect(self, host: Host) -> Hypervisor:
+        """EnvironmentLacks, saying how to start it, if the host does not answer."""
+        if host.kind == "sandbox" and not sandbox.alive(host):
+            raise EnvironmentLacks(f"host '{host.name}' does not run", f"phx host up {host.name}")
+        return Libvirt(host.uri)
+
+    def start_host(self, name: str, bandwidth: int = DEFAULT_NETWORK) -> Host:
+        """A sandbox host, running and in the ledger."""
+        known = {h.name: h for h in self.ledger.hosts()}
+        if name in known and known[name].kind != "sandbox":
+            what = f"host '{name}' is {known[name].uri}, not a sandbox"
+            raise InputError(Problem("", what, "choose another name"))
+        host = sandbox.up(name, self.home, self.catalog.root, bandwidth)
+        if name in known:
+            host = replace(host, accelerator=known[name].accelerator)
+        self.ledger.put_host(host)
+        return host
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan, and what has to be done for it. `new` when the ledger does not know the cluster yet."""
+
+    spec: ClusterSpec
+    text: str
+    host: Host
+    plan: ClusterPlan
+    actions: tuple[Action, ...]
+    row: ClusterRow
+    new: bool
+
+    @property
+    def changes(self) -> tuple[Action, ...]:
+        return tuple(a for a in self.actions if not isinstance(a, Keep))
+
+
+def draft(
+    site: Site, spec: ClusterSpec, document: Document, text: str, host_name: str | None
+) -> Draft:
+    """Plan the cluster against what is there; nothing is changed.
+
+    Raises InputError (an image that is not in the catalog, an overlapping network), NoRoom.
+    """
+    images = _images(site, spec, document)
+    known = {c.name: c for c in site.ledger.clusters()}
+    row = known.get(spec.cluster)
+    hosts = _candidates(site, spec, document, host_name, row)
+    used = [ipaddress.IPv4Network(c.network) for c in known.values() if c.name != spec.cluster]
+    net = (
+        ipaddress.IPv4Network(row.network)
+        if row is not None and spec.network is None
+        else network.choose(spec, used)
+    )
+    if row is not None and str(net) != row.network:
+        what = f"the cluster runs on {row.network} and cannot move to {net}"
+        raise InputError(document.problem(("network",), what, f"phx down {spec.cluster} first"))
+    seen = {h.name: _seen(site, h) for h in hosts}
+    host = _choose(spec, hosts, seen)
+    secret = row.secret if row else Secret(secrets.token_bytes(32))
+    folders = {
+        name: (m, deploy.base_folder(host, m.id, str(site.catalog.root)))
+        for name, m in images.items()
+    }
+    plan = draw(spec, host, net, folders, secret)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    fresh = ClusterRow(spec.cluster, host.name, str(net), text, secret, now)
+    actions = compare(plan, seen[host.name])
+    return Draft(spec, text, host, plan, actions, row or fresh, row is None)
+
+
+def _images(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Manifest]:
+    found: dict[str, Manifest] = {}
+    problems: list[Problem] = []
+    for name, role in spec.roles.items():
+        try:
+            image = site.catalog.get(role.image, document.where(("roles", name, "image")))
+        except InputError as cause:
+            problems += cause.problems
+            continue
+        found[role.image] = image
+        if role.disk < image.size:
+            what = f"a disk of {role.disk >> 20}M is smaller than the image's {image.size >> 20}M"
+            problems.append(document.problem(("roles", name, "disk"), what, "write a larger disk"))
+    if problems:
+        raise InputError(dict.fromkeys(problems))
+    return found
+
+
+def _candidates(
+    site: Site, spec: ClusterSpec, document: Document, host_name: str | None, row: ClusterRow | None
+) -> list[Host]:
+    if row is not None:
+        wanted = host_name or spec.host
+        if wanted and wanted != row.host:
+            what = f"the cluster is on host '{row.host}' and does not move to '{wanted}'"
+            raise InputError(document.problem(("host",), what, f"phx down {spec.cluster} first"))
+        return [site.ledger.host(row.host)]
+    if host_name or spec.host:
+        return [site.ledger.host(host_name or spec.host or "")]
+    hosts = site.ledger.hosts()
+    if hosts:
+        return hosts
+    return [sandbox.describe(DEFAULT_HOST, site.home, site.catalog.root, DEFAULT_NETWORK)]
+
+
+def _seen(site: Site, host: Host) -> tuple[Seen, ...]:
+    if host.kind == "sandbox" and not sandbox.alive(host):
+        return ()
+    hypervisor = site.connect(host)
+    try:
+        return hypervisor.observe()
+    finally:
+        hypervisor.close()
+
+
+def _choose(spec: ClusterSpec, hosts: list[Host], seen: Mapping[str, tuple[Seen, ...]]) -> Host:
+    """The first host that holds the whole cluster: its nodes share one bridge."""
+    wanted = [(node, guarantee(spec.roles[role])) for node, role in spec.names]
+    rooms = []
+    for host in hosts:
+        room = Room(host.name, host.cpu, host.memory, host.network)
+        for s in seen[host.name]:
+            if s.mark.cluster != spec.cluster:
+                room = room.less(s.mark.guarantee)
+        rooms.append(room)
+    refused: list[NoRoom] = []
+    for host, room in sorted(
+        zip(hosts, rooms, strict=True), key=lambda p: (-p[1].memory, p[0].name)
+    ):
+        for node, given in wanted:
+            if given.cpu_limit > host.cpu * 10 // 9 and given.vcpus * 1000 > host.cpu * 10 // 9:
+                refused.append(
+                    NoRoom(f"no host for {node}: its limit is {given.cpu_limit / 1000:g} cores",
+                           f"{host.name} has {host.cpu * 10 // 9 / 1000:g}; lower cpu.limit")
+                )  # fmt: skip
+                break
+        else:
+            try:
+                place(wanted, [room])
+                return host
+            except NoRoom as cause:
+                refused.append(cause)
+    raise refused[0]
+
+
+def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Report) -> Draft:
+    """Launch the cluster, or bring it to what its file says; returns when every node is ready.
+
+    replace_  whether nodes that would have to be another machine may be replaced, and others removed
+    Raises InputError, NoRoom, EnvironmentLacks, WorkFailed, TimedOut. Run again after any of them: it goes on.
+    """
+    from cluster import spec as specs
+
+    spec, document = specs.load(path)
+    text = path.read_text()
+    drawn = draft(site, spec, document, text, host_name)
+    host = drawn.host
+    if host.kind == "sandbox" and not sandbox.alive(host):
+        report(f"starting sandbox host '{host.name}'")
+        site.start_host(host.name, host.network)
+        drawn = draft(site, spec, document, text, host.name)
+    with site.locked(host.name):
+        host = _accelerated(site, drawn)
+        # Once more, with the accelerator known and the host ours alone.
+        drawn = draft(site, spec, document, text, host.name)
+        lost = [a for a in drawn.actions if isinstance(a, Replace | Remove)]
+        if lost and not replace_:
+            names = ", ".join(
+                a.node if isinstance(a, Remove) else f"{a.node.name} ({a.why})" for a in lost
+            )
+            raise InputError(
+                Problem(str(path), f"{len(lost)} running nodes would lose their disks: {names}",
+                        "phx plan shows it; phx up --replace does it")
+            )  # fmt: skip
+        rows = [NodeRow(spec.cluster, n.name, n.machine.role, n.address) for n in drawn.plan.nodes]
+        row = site.ledger.open_cluster(replace(drawn.row, spec=text, host=host.name), rows)
+        if row.secret != drawn.row.secret:
+            drawn = draft(site, spec, document, text, host.name)
+        write_access(site, drawn)
+        hypervisor = site.connect(host)
+        try:
+            if drawn.changes:
+                deploy.apply(drawn.plan, drawn.actions, host, hypervisor, report)
+            elif changed := deploy.shape(drawn.plan, host):
+                report(f"bandwidth of {', '.join(changed)} set again")
+        except BaseException:
+            hypervisor.close()
+            raise
+    try:
+        _await(site, drawn, hypervisor, report)
+    finally:
+        hypervisor.close()
+    return drawn
+
+
+def _accelerated(site: Site, drawn: Draft) -> Host:
+    host = drawn.host
+    if not host.accelerator:
+        image = drawn.plan.nodes[0].machine.image
+        folder = site.catalog.root / image[:16]
+        chosen = accelerator.choose(
+            folder / "vmlinuz", folder / "initrd", site.home / "cache" / "accelerator.json"
+        )
+        host = replace(host, accelerator=chosen)
+        site.ledger.put_host(host)
+    return host
+
+
+def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> None:
+    """Wait for the nodes that were touched or have not been healthy yet."""
+    host, cluster = drawn.host, drawn.spec.cluster
+    rows = {r.name: r for r in site.ledger.nodes(cluster)}
+    touched = {a.node.name for a in drawn.changes if not isinstance(a, Remove)}
+    watched = [
+        wait.Watched(
+            replace(rows[n.name], stage="defined", message=""), n.domain,
+            host.outside(store.channel(cluster, n.name)), n.identity.token,
+        )
+        for n in drawn.plan.nodes
+        if n.name in touched or rows[n.name].stage != "healthy"
+    ]  # fmt: skip
+    if not watched:
+        return
+    for w in watched:
+        site.ledger.tell(w.row)
+
+    def tell(row: NodeRow) -> None:
+        site.ledger.tell(row)
+        if row.stage == "healthy":
+            report(f"{row.name} ready ({row.uptime:.1f} s after its kernel started)")
+        elif row.stage != "failed":
+            report(f"{row.name} {row.stage}")
+
+    wait.until_ready(
+        watched, hypervisor, drawn.spec.deadline, tell,
+        lambda node: store.console_tail(host, cluster, node),
+    )  # fmt: skip
+
+
+def write_access(site: Site, drawn: Draft) -> None:
+    """ssh_config, known_hosts and the operator's key, for `phx ssh` and for people's own ssh."""
+    folder = site.files(drawn.spec.cluster)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    private = operator_key(drawn.row.secret, drawn.spec.cluster).private.reveal()
+    aside = folder / "operator_key.new"
+    aside.unlink(missing_ok=True)
+    with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(private)
+    aside.replace(folder / "operator_key")
+    known = "".join(
+        f"{n.name},{n.name}.{drawn.spec.cluster},{n.address} {n.identity.host_key.public}\n"
+        for n in drawn.plan.nodes
+    )
+    (folder / "known_hosts").write_text(known)
+    (folder / "ssh_config").write_text(contexts.ssh_config(
+        [(n.name, n.address) for n in drawn.plan.nodes], folder, " ".join(drawn.host.enter())
+    ))  # fmt: skip
+
+
+def forget(site: Site, cluster: str) -> None:
+    """Remove what we keep of a cluster that is gone: its keys and its lines in the ledger."""
+    shutil.rmtree(site.files(cluster), ignore_errors=True)
+    site.ledger.drop_cluster(cluster)
+
+
+def down(site: Site, cluster: str, report: Report) -> None:
+    """Remove the cluster and all its traces. InputError if there is none of that name."""
+    row = site.ledger.cluster(cluster)
+    host = site.ledger.host(row.host)
+    names = [n.name for n in site.ledger.nodes(cluster)]
+    with site.locked(host.name):
+        if host.kind == "sandbox" and not sandbox.alive(host):
+            report(f"host '{host.name}' does not run: only the cluster's files are removed")
+            store.remove_cluster(host, cluster)
+        else:
+            hypervisor = site.connect(host)
+            try:
+                deploy.take_down(cluster, names, host, hypervisor, report)
+            finally:
+                hypervisor.close()
+        forget(site, cluster)
+
+
+def node_of(site: Site, name: str) -> tuple[ClusterRow, NodeRow]:
+    """A node by NODE, or CLUSTER/NODE where two clusters have one of that name. InputError otherwise."""
+    cluster, slash, node = name.rpartition("/")
+    rows = [site.ledger.cluster(cluster)] if slash else site.ledger.clusters()
+    found = [(c, n) for c in rows for n in site.ledger.nodes(c.name) if n.name == node]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{c.name}/{n.name}" for c, n in found)
+        raise InputError(
+            Problem("", f"{len(found)} nodes are called '{node}'", f"say which: {names}")
+        )
+    known = [n.name for c in rows for n in site.ledger.nodes(c.name)]
+    hint = close(node, known) if known else "there is no cluster: phx up CLUSTER.yaml"
+    raise InputError(Problem("", f"no node '{name}'", hint))

@@ -1,0 +1,142 @@
+"""Plans and nodes as people and programs read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, assert_never
+
+from builder.errors import PhiloxeniaError
+from builder.units import show_rate, show_size
+from cluster import network
+from cluster.guarantee import Guarantee, contract
+from cluster.plan import Action, Keep, Launch, Remove, Replace, Resume
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from builder.terminal import Terminal
+    from cluster.launch import Draft, Site
+
+HEADS = ("NODE", "ROLE", "ADDRESS", "MACHINE", "STAGE", "CPU", "MEMORY", "NETWORK", "HOST")
+
+
+def nodes(site: Site, clusters: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each node. `machine` is what the hypervisor says now; a host that does not answer makes it unknown."""
+    rows = []
+    for cluster in clusters:
+        known = site.ledger.cluster(cluster)
+        host = site.ledger.host(known.host)
+        try:
+            hypervisor = site.connect(host)
+            try:
+                seen = {s.mark.node: s for s in hypervisor.observe() if s.mark.cluster == cluster}
+            finally:
+                hypervisor.close()
+            absent = "gone"
+        except PhiloxeniaError:
+            seen, absent = {}, "unknown"
+        for n in site.ledger.nodes(cluster):
+            there = seen.get(n.name)
+            machine = there.state if there else absent
+            stage = "ready" if n.stage == "healthy" else n.stage
+            rows.append(
+                {"cluster": cluster, "node": n.name, "role": n.role, "address": n.address, "host": host.name,
+                 "machine": machine, "stage": stage if machine == "running" else "-",
+                 "last": n.stage, "uptime": n.uptime, **_promise(there.mark.guarantee if there else None)}
+            )  # fmt: skip
+    return rows
+
+
+def _promise(given: Guarantee | None) -> dict[str, str]:
+    if given is None:
+        return {"cpu": "-", "memory": "-", "network": "-"}
+    return {
+        "cpu": f"{given.cpu_guarantee / 1000:g}-{given.cpu_limit / 1000:g}",
+        "memory": show_size(given.memory),
+        "network": f"{show_rate(given.network_guarantee)}-{show_rate(given.network_limit)}",
+    }
+
+
+def node_table(rows: Sequence[dict[str, Any]], terminal: Terminal) -> None:
+    if not rows:
+        terminal.say("no nodes; start some: phx up CLUSTER.yaml")
+        return
+    many = len({r["cluster"] for r in rows}) > 1
+    terminal.table(
+        HEADS,
+        [
+            (f"{r['cluster']}/{r['node']}" if many else r["node"], r["role"], r["address"], r["machine"],
+             r["stage"], r["cpu"], r["memory"], r["network"], r["host"])
+            for r in rows
+        ],
+    )  # fmt: skip
+
+
+def verb(action: Action) -> tuple[str, str, str]:
+    """(node, verb, reason) of one action."""
+    match action:
+        case Launch(node):
+            return node.name, "launch", "it is not there"
+        case Resume(node, was):
+            return node.name, "start", f"it is {was}; its disk stays"
+        case Replace(node, why):
+            return node.name, "REPLACE", f"{why}; its disk goes"
+        case Remove(name, _):
+            return name, "REMOVE", "the file does not name it; its disk goes"
+        case Keep(node):
+            return node.name, "keep", "it runs as it shall"
+        case _:
+            assert_never(action)
+
+
+def plan_data(drawn: Draft) -> dict[str, Any]:
+    """The plan for programs: no secrets, no keys."""
+    doings = {n: (v, why) for n, v, why in map(verb, drawn.actions)}
+    return {
+        "cluster": drawn.spec.cluster, "new": drawn.new, "host": drawn.host.name,
+        "network": str(drawn.plan.network), "changes": len(drawn.changes),
+        "nodes": [
+            {"node": n.name, "role": n.machine.role, "address": n.address, "image": n.machine.image,
+             "action": doings[n.name][0], "why": doings[n.name][1],
+             "contract": {r.resource: [r.asked, r.mechanism] for r in contract(n.machine.guarantee)}}
+            for n in drawn.plan.nodes
+        ],
+        "removed": [a.node for a in drawn.actions if isinstance(a, Remove)],
+    }  # fmt: skip
+
+
+def plan(drawn: Draft, terminal: Terminal) -> None:
+    spec = drawn.spec
+    total = sum(n.machine.guarantee.cpu_guarantee for n in drawn.plan.nodes)
+    memory = sum(n.machine.guarantee.memory for n in drawn.plan.nodes)
+    terminal.say(
+        f"cluster {spec.cluster}{' (new)' if drawn.new else ''} on host {drawn.host.name}\n"
+        f"network {drawn.plan.network}, closed; {network.gateway(drawn.plan.network)} is the host\n"
+        f"promised in all: {total / 1000:g} of {drawn.host.cpu / 1000:g} cores, "
+        f"{show_size(memory)} of {show_size(drawn.host.memory)}\n"
+    )
+    addresses = {n.name: n for n in drawn.plan.nodes}
+    rows = []
+    for node, does, why in map(verb, drawn.actions):
+        n = addresses.get(node)
+        rows.append(
+            (
+                node,
+                n.machine.role if n else "-",
+                n.address if n else "-",
+                n.machine.image[:12] if n else "-",
+                does,
+                why,
+            )
+        )
+    terminal.table(("NODE", "ROLE", "ADDRESS", "IMAGE", "ACTION", "BECAUSE"), rows)
+    for role in spec.roles:
+        first = next(n for n in drawn.plan.nodes if n.machine.role == role)
+        terminal.say(f"\neach {role} is promised")
+        terminal.table(
+            ("  RESOURCE", "ASKED", "HELD BY"),
+            [(f"  {r.resource}", r.asked, r.mechanism) for r in contract(first.machine.guarantee)],
+        )
+        if spec.roles[role].ssh_to:
+            terminal.say(f"  and may enter by SSH: {', '.join(spec.roles[role].ssh_to)}")
+    changes = len(drawn.changes)
+    terminal.say(f"\n{changes} changes; phx up does them" if changes else "\nno changes")

@@ -1,0 +1,186 @@
+"""cluster.yaml turned into a checked ClusterSpec: roles, counts, images, guarantees, one private network."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from builder import units
+from builder.document import Document, Written, check, read
+from builder.errors import InputError, Problem, close
+from builder.recipe import Many, Name, Size
+
+
+def _cores(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(
+            f"{value!r} is not a number of cores; write cores without a unit, as in 0.5"
+        )
+    if not 0.01 <= value <= 4096:
+        raise ValueError(f"{value!r} cores cannot be given; write at least 0.01")
+    return round(value * 1000)
+
+
+def _net(text: object) -> ipaddress.IPv4Network:
+    try:
+        net = ipaddress.IPv4Network(str(text))
+    except ValueError as cause:
+        raise ValueError(
+            f"{text!r} is not a network ({cause}); write one as in 10.7.0.0/24"
+        ) from None
+    if not net.is_private or not 8 <= net.prefixlen <= 29:
+        raise ValueError(f"{text!r} is not usable; write a private network between /8 and /29")
+    return net
+
+
+def _address(text: object) -> ipaddress.IPv4Address:
+    try:
+        return ipaddress.IPv4Address(str(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an address; write one as in 10.7.0.10") from None
+
+
+def _key(text: str) -> str:
+    words = text.split()
+    if len(words) < 2 or not words[0].startswith(("ssh-", "ecdsa-", "sk-")) or "\n" in text:
+        raise ValueError("not a public key; write one OpenSSH line, as in ~/.ssh/id_ed25519.pub")
+    return text
+
+
+Cores = Annotated[int, BeforeValidator(_cores)]
+"""Thousandths of a core."""
+Rate = Annotated[int, BeforeValidator(units.rate)]
+Net = Annotated[ipaddress.IPv4Network, BeforeValidator(_net)]
+Address = Annotated[ipaddress.IPv4Address, BeforeValidator(_address)]
+Seconds = Annotated[int, BeforeValidator(units.duration)]
+PublicKey = Annotated[str, AfterValidator(_key)]
+
+
+class Cpu(Written):
+    """Cores: what the node gets when everybody wants all, and what it never passes."""
+
+    guarantee: Cores = Field(description="cores that are always there, as in 0.5")
+    limit: Cores = Field(description="cores that are never passed, as in 1")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Cpu:
+        if self.guarantee > self.limit:
+            raise ValueError(
+                "the guarantee is above the limit; raise the limit or lower the guarantee"
+            )
+        return self
+
+
+class Bandwidth(Written):
+    """Bits per second, each direction."""
+
+    guarantee: Rate = Field(description="rate that is always there, as in 20Mbit")
+    limit: Rate = Field(description="rate that is never passed, as in 100Mbit")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Bandwidth:
+        if self.guarantee > self.limit:
+            raise ValueError(
+                "the guarantee is above the limit; raise the limit or lower the guarantee"
+            )
+        return self
+
+
+class Role(Written):
+    """What all nodes of one role have in common."""
+
+    count: int = Field(1, description="how many nodes, at least 1", ge=1, le=10000)
+    image: str = Field(description="an image of the catalog: name, name:version or id")
+    cpu: Cpu = Field(description="as in {guarantee: 0.5, limit: 1}, in cores")
+    memory: Size = Field(description="memory of each node, as in 512M; guaranteed and limit in one")
+    network: Bandwidth = Field(description="as in {guarantee: 20Mbit, limit: 100Mbit}")
+    disk: Size = Field(4 << 30, description="size of each node's disk, as in 4G")
+    address: Address | None = Field(
+        None, description="address of the first node; the others follow it"
+    )
+    ssh_to: Many[Name] = Field(
+        (), description="roles whose nodes this role's root may enter by SSH"
+    )
+
+
+class ClusterSpec(Written):
+    """One cluster.yaml."""
+
+    cluster: Name = Field(description="the cluster's name")
+    host: Name | None = Field(
+        None, description="the host to use; the default is the one that is there"
+    )
+    network: Net | None = Field(
+        None, description="private network, as in 10.7.0.0/24; else one is chosen"
+    )
+    roles: dict[Name, Role] = Field(description="roles by name", min_length=1)
+    authorized_keys: Many[PublicKey] = Field(
+        (), description="public keys that may enter every node"
+    )
+    deadline: Seconds = Field(300, description="how long all nodes may take to be ready, as in 5m")
+    hook_limit: Seconds = Field(300, description="how long one hook may take, as in 2m")
+
+    @property
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """(node, role) of every node: ROLE-1 to ROLE-N, roles in the order of the file."""
+        return tuple(
+            (f"{role}-{n}", role) for role, r in self.roles.items() for n in range(1, r.count + 1)
+        )
+
+
+def load(path: Path) -> tuple[ClusterSpec, Document]:
+    """The cluster file. InputError with all that is wrong in it, whatever the hosts and the catalog hold."""
+    document = read(path)
+    spec = check(document, ClusterSpec)
+    problems: list[Problem] = []
+    for name, role in spec.roles.items():
+        for n, other in enumerate(role.ssh_to):
+            if other not in spec.roles:
+                place = ("roles", name, "ssh_to", n)
+                problems.append(
+                    document.problem(place, f"no role '{other}'", close(other, spec.roles))
+                )
+    problems += _address_problems(spec, document)
+    if problems:
+        raise InputError(problems)
+    return spec, document
+
+
+def _address_problems(spec: ClusterSpec, document: Document) -> list[Problem]:
+    problems: list[Problem] = []
+    taken: dict[int, str] = {}
+    room = 2 ** (32 - spec.network.prefixlen) - 3 if spec.network else 253
+    if len(spec.names) > room:
+        what = f"{len(spec.names)} nodes do not fit: the network has {room} addresses for nodes"
+        problems.append(
+            document.problem(("network",), what, "write a larger network, as in 10.7.0.0/16")
+        )
+    for name, role in spec.roles.items():
+        if role.address is None:
+            continue
+        place = ("roles", name, "address")
+        if spec.network is None:
+            problems.append(document.problem(place, "needs 'network'", "name the network it is in"))
+            continue
+        for n in range(role.count):
+            number = int(role.address) + n
+            address = ipaddress.IPv4Address(number)
+            gate = spec.network.broadcast_address - 1
+            if address not in spec.network or address in (
+                spec.network.network_address, spec.network.broadcast_address, gate,
+            ):  # fmt: skip
+                what = f"{address} ({name}-{n + 1}) is not for nodes in {spec.network}"
+                hint = f"use {spec.network.network_address + 1} to {gate - 1}; {gate} is the host's"
+                problems.append(document.problem(place, what, hint))
+                break
+            if number in taken:
+                what = f"{address} ({name}-{n + 1}) is {taken[number]}'s already"
+                problems.append(
+                    document.problem(place, what, "leave room for every node's address")
+                )
+                break
+            taken[number] = f"{name}-{n + 1}"
+    return problems
