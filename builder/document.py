@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -144,10 +144,9 @@ def _real(document: Document, loc: tuple[int | str, ...]) -> Place:
     place: Place = ()
     data = document.data
     for part in loc:
-        if (isinstance(data, dict) and part in data) or (
-            isinstance(data, list) and isinstance(part, int) and part < len(data)
-        ):
-            data = data[part]
+        inner = data if isinstance(data, dict) else dict(enumerate(data if isinstance(data, list) else ()))
+        if part in inner:
+            data = inner[part]
         elif part is loc[-1] and isinstance(data, dict):
             return (*place, part)
         else:
@@ -222,5 +221,5 @@ def _described(model: type[BaseModel], place: Place) -> str:
         return ""
     for name, f in owner.model_fields.items():
         if (f.alias or name) == place[-1]:
-            return cast(str, f.description or "")
+            return f.description or ""
     return ""

@@ -92,6 +92,20 @@ class TimedOut(WorkFailed):
     """A deadline passed. The message says what was waited for and what was last seen."""
 
 
+def shown(value: object) -> str:
+    """A value as its writer knows it: YAML's words, and no more of it than a line holds.
+
+    >>> shown(True), shown(None), shown("a b")
+    ('true', 'nothing', "'a b'")
+    """
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value) if isinstance(value, str | int | float | list | dict) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def close(word: str, known: Iterable[str]) -> str:
     """A hint naming the known word nearest to `word`, or all of them when none is near."""
     words = sorted(known)

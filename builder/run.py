@@ -168,6 +168,12 @@ def start_detached(
     return process.pid
 
 
+def attached(argv: Sequence[str]) -> int:
+    """Run a program with our own input and output, to its end; its exit status."""
+    sys.stdout.flush()
+    return subprocess.run(list(argv), check=False).returncode
+
+
 def lives(pid: int) -> bool:
     """Whether the process is there and has not ended (a zombie has)."""
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from builder.errors import shown
+
 _SIZE = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _RATE = {"kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
 _TIME = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -17,13 +19,13 @@ def _parse(text: object, units: dict[str, int], noun: str, example: str) -> int:
     names = ", ".join(units)
     hint = f"write a whole number with one of {names}, as in {example}"
     if not isinstance(text, str):
-        raise ValueError(f"{text!r} is not a {noun}; {hint}")
+        raise ValueError(f"{shown(text)} is not a {noun}; {hint}")
     found = re.fullmatch(r"([0-9]+)\s*([A-Za-z]+)", text.strip())
     if not found or found[2] not in units:
-        raise ValueError(f"{text!r} is not a {noun}; {hint}")
+        raise ValueError(f"{shown(text)} is not a {noun}; {hint}")
     value = int(found[1]) * units[found[2]]
     if value == 0:
-        raise ValueError(f"{text!r} is zero; {hint}")
+        raise ValueError(f"{shown(text)} is zero; {hint}")
     return value
 
 

@@ -58,8 +58,11 @@ def until_ready(
         )
         tell(rows[report.node])
 
+    def refuse(node: str, why: str) -> None:
+        refused.setdefault(node, why)
+
     channels: Mapping[str, tuple[Path, Secret]] = {w.row.name: (w.channel, w.token) for w in nodes}
-    with Broker(channels, hear, lambda node, why: refused.setdefault(node, why) and None) as broker:
+    with Broker(channels, hear, refuse) as broker:
         while any(r.stage != "healthy" for r in rows.values()):
             now = time.monotonic()
             failed = next((r for r in rows.values() if r.stage == "failed"), None)

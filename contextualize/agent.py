@@ -18,6 +18,8 @@ A hook is an executable file. It gets PHX_CLUSTER, PHX_NODE, PHX_ROLE, PHX_ADDRE
 context as JSON, without secrets); it may take PHX_HOOK_LIMIT seconds. The first that fails stops the node.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import hmac
@@ -30,6 +32,10 @@ import sys
 import threading
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing costs 50 ms of an emulated boot
+    from typing import Any
+
 PORT = "org.philoxenia.context"
 SEED = "philoxenia.json"
 RUN = "/run/philoxenia"
@@ -38,7 +44,7 @@ TAIL = 4000
 POLL = 0.1
 
 
-def say(text):
+def say(text: str) -> None:
     """A line for the journal and, through it, the console."""
     print(text, file=sys.stderr, flush=True)
 
@@ -46,7 +52,7 @@ def say(text):
 # --- the seed -----------------------------------------------------------------------------------
 
 
-def find_seed(devices=None):
+def find_seed(devices: list[str] | None = None) -> str | None:
     """The block device whose ISO 9660 volume id (ECMA-119 8.4.7) is cidata; None if there is none."""
     for name in sorted(os.listdir("/sys/class/block")) if devices is None else devices:
         path = os.path.join("/dev", name)
@@ -58,7 +64,7 @@ def find_seed(devices=None):
     return None
 
 
-def read_seed(deadline):
+def read_seed(deadline: float) -> dict[str, Any]:
     """The context as written by our side. RuntimeError when no seed shows up before `deadline`."""
     while True:
         device = find_seed()
@@ -73,7 +79,7 @@ def read_seed(deadline):
     subprocess.run(["mount", "-t", "iso9660", "-o", "ro", device, point], check=True)
     try:
         with open(os.path.join(point, SEED), encoding="utf-8") as file:
-            return json.load(file)
+            return json.load(file)  # type: ignore[no-any-return]
     finally:
         subprocess.run(["umount", point], check=False)
 
@@ -81,7 +87,7 @@ def read_seed(deadline):
 # --- becoming the node --------------------------------------------------------------------------
 
 
-def write(path, text, mode):
+def write(path: str, text: str, mode: int) -> None:
     """Put a file in place whole, with its mode, unless it is there already."""
     with contextlib.suppress(OSError), open(path, encoding="utf-8") as old:
         if old.read() == text and os.stat(path).st_mode & 0o7777 == mode:
@@ -98,7 +104,7 @@ def write(path, text, mode):
     os.replace(aside, path)
 
 
-def apply(context):
+def apply(context: dict[str, Any]) -> None:
     """Host name, files, addresses. Raises OSError or CalledProcessError, naming what it was at."""
     socket.sethostname(context["node"])
     for file in context["files"]:
@@ -120,7 +126,7 @@ def apply(context):
         file.write("0 2147483647")
 
 
-def grow_root():
+def grow_root() -> None:
     """Let the root filesystem fill its disk; a disk of the same size costs one look."""
     with open("/proc/mounts") as mounts:
         device = next((line.split()[0] for line in mounts if line.split()[1] == "/"), "")
@@ -135,7 +141,7 @@ def grow_root():
         )
 
 
-def notify(text):
+def notify(text: str) -> None:
     """Tell systemd (sd_notify(3)); silent when systemd did not start us."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
@@ -147,9 +153,9 @@ def notify(text):
 # --- hooks --------------------------------------------------------------------------------------
 
 
-def hooks_of(role, base=HOOKS):
+def hooks_of(role: str, base: str = HOOKS) -> list[str]:
     """Paths of the executables to run, in order."""
-    found = []
+    found: list[str] = []
     for folder in (os.path.join(base, "hooks.d"), os.path.join(base, "roles", role)):
         if os.path.isdir(folder):
             paths = [
@@ -159,7 +165,7 @@ def hooks_of(role, base=HOOKS):
     return found
 
 
-def run_hook(path, env, limit):
+def run_hook(path: str, env: dict[str, str], limit: float) -> tuple[int | None, float, str]:
     """(exit status, seconds, end of its output); status None when the limit passed."""
     started = time.monotonic()
     # Output goes to a file: a daemon that the hook starts would hold a pipe open for ever.
@@ -174,7 +180,7 @@ def run_hook(path, env, limit):
             start_new_session=True,
         )
         try:
-            status = process.wait(timeout=limit)
+            status: int | None = process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.wait()
@@ -190,15 +196,15 @@ def run_hook(path, env, limit):
 class Channel(threading.Thread):
     """Keeps every report and sends them, all again after each {"ask"}, the new ones as they come."""
 
-    def __init__(self, node, token, path=None):
+    def __init__(self, node: str, token: str, path: str | None = None) -> None:
         super().__init__(daemon=True)
         self.node, self.token, self.path = node, token.encode(), path
         self.boot = boot_id()
-        self.lines = []
+        self.lines: list[bytes] = []
         self.lock = threading.Lock()
         self.wake_read, self.wake_write = os.pipe()
 
-    def report(self, stage, **facts):
+    def report(self, stage: str, **facts: Any) -> None:
         """Add one report; `stage` is booted, contextualized, healthy or failed."""
         with self.lock:
             body = json.dumps(
@@ -219,7 +225,7 @@ class Channel(threading.Thread):
             + (f": {facts['message']}" if "message" in facts else "")
         )
 
-    def run(self):
+    def run(self) -> None:
         while True:
             try:
                 path = self.path or find_port()
@@ -229,9 +235,10 @@ class Channel(threading.Thread):
                 say(f"philoxenia: channel: {cause}")
             time.sleep(POLL)
 
-    def converse(self, port):
+    def converse(self, port: int) -> None:
         """Until the port fails. `sent` is None while nobody has asked."""
-        sent, heard = None, b""
+        sent: int | None = None
+        heard = b""
         watch = select.poll()
         watch.register(port, select.POLLIN)
         watch.register(self.wake_read, select.POLLIN)
@@ -258,7 +265,7 @@ class Channel(threading.Thread):
             os.close(port)
 
 
-def send(port, line, patience=5.0):
+def send(port: int, line: bytes, patience: float = 5.0) -> bool:
     """Write one line; False when the other side does not take it in `patience` seconds."""
     rest, deadline = line, time.monotonic() + patience
     while rest:
@@ -271,7 +278,7 @@ def send(port, line, patience=5.0):
     return True
 
 
-def find_port():
+def find_port() -> str | None:
     """The device of our virtio-serial port; None before its driver has it."""
     base = "/sys/class/virtio-ports"
     with contextlib.suppress(OSError):
@@ -282,19 +289,19 @@ def find_port():
     return None
 
 
-def boot_id():
+def boot_id() -> str:
     """The kernel's id of this boot: tells a restart of the guest from a repeated report."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return file.read().strip()
 
 
-def uptime():
+def uptime() -> float:
     """Seconds since the kernel started."""
     with open("/proc/uptime") as file:
         return float(file.read().split()[0])
 
 
-def wait_for_ssh(deadline):
+def wait_for_ssh(deadline: float) -> bool:
     """True when sshd greets on this node."""
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 22), 5) as c:
@@ -304,7 +311,7 @@ def wait_for_ssh(deadline):
     return False
 
 
-def main():
+def main() -> None:
     os.makedirs(RUN, mode=0o755, exist_ok=True)
     context = read_seed(time.monotonic() + 60)
     channel = Channel(context["node"], context["token"])

@@ -15,11 +15,10 @@ VOLUME = "cidata"
 def iso(files: Mapping[str, bytes]) -> bytes:
     """The image. Names carry Rock Ridge and Joliet entries, so that every reader sees them as given."""
     import pycdlib
-    from pycdlib import dates
 
     disc = pycdlib.PyCdlib()
     # pycdlib stamps records with time.time(); at a fixed time the same files give the same image.
-    with mock.patch.object(dates.time, "time", lambda: 1_700_000_000.0):
+    with mock.patch("pycdlib.dates.time.time", lambda: 1_700_000_000.0):
         disc.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=VOLUME)
         for number, (name, data) in enumerate(sorted(files.items())):
             disc.add_fp(

@@ -48,11 +48,11 @@ ip link set lo up
 if [ -c /dev/kvm ]; then
     mount -t tmpfs -o mode=755 dev "$PHX_FOLDER/dev"
     mknod -m 600 "$PHX_FOLDER/dev/kvm" c 10 232
-    chown %d:%d "$PHX_FOLDER/dev/kvm"
+    chown QEMU_UID:QEMU_UID "$PHX_FOLDER/dev/kvm"
     bind "$PHX_FOLDER/dev/kvm" /dev/kvm
 fi
 exec "$PHX_PYTHON" -I -S "$PHX_WARDEN" "$PHX_RUN"
-""" % (QEMU_UID, QEMU_UID)
+""".replace("QEMU_UID", str(QEMU_UID))
 
 
 def up(name: str, home: Path, catalog: Path, network: int) -> Host:

@@ -64,6 +64,8 @@ class Shaper:
             if self._index(side) is None:
                 netlink.link("add", ifname=side, kind="ifb")
             inner = self._index(side)
+            if inner is None:
+                raise WorkFailed(f"the device {side} was made and is not there")
             netlink.link("set", index=inner, state="up")
             for index in (outer, inner):
                 # Replaced, not added: libvirt leaves `noqueue` on the tap. An htb of ours stays: a qdisc

@@ -1,0 +1,39 @@
+# Philoxenia: two commands on a fresh Debian 12 machine, `make demo` and `make test`. Each sets up what it needs.
+SHELL := /bin/bash
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PHX_HOME,PHX_RECIPES,COLUMNS,TERM)
+PY := .venv/bin/python
+
+.PHONY: help setup demo test fast lint bench clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo    build the appliance, launch the three-node cluster, compute on it, take it down
+demo: setup
+	@$(SUDO) $(PY) -m cluster.demo
+
+## make test    the whole test suite, the tiers that boot guests included
+test: setup
+	@$(SUDO) $(PY) -m pytest -p no:cacheprovider
+
+## make fast    only the tests that start no guest (seconds)
+fast: setup
+	@$(PY) -m pytest -m "not vm and not xen and not services and not root"
+
+## make lint    ruff and mypy
+lint: setup
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+## make bench   measured times beside their targets
+bench: setup
+	@$(SUDO) $(PY) -m tests.bench
+
+## make setup   Debian packages and .venv, each only if missing (the others do this by themselves)
+setup:
+	@.ci/setup
+
+## make clean   stop the sandbox hosts, remove everything that was made
+clean:
+	@[ ! -x .venv/bin/phx ] || for h in $$($(SUDO) .venv/bin/phx host ls --json | $(PY) -c 'import json,sys; [print(h["name"]) for h in json.load(sys.stdin)]'); do \
+	    $(SUDO) .venv/bin/phx host down $$h --force; done
+	@$(SUDO) find artifacts -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
