@@ -160,7 +160,7 @@ def _bootstrap(
     # update-initramfs is diverted: the initrd is ours, and two runs of it would cost 20 s (images.md).
     chamber.outside(
         f"""
-exec mmdebstrap --quiet --variant=minbase --mode=root --format=directory --include={",".join(step.packages)} \\
+exec mmdebstrap --variant=minbase --mode=root --format=directory --include={",".join(step.packages)} \\
   --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \\
   --aptopt='APT::Sandbox::User "root"' {dpkg} \\
   --skip=download/empty --skip=essential/unlink --skip=cleanup/apt/cache \\
@@ -226,9 +226,7 @@ def _failed(what: str, step: Step, cause: CommandFailed | TimedOut, log: Path) -
                 "check the spelling and version with apt-cache policy, or run apt-get update",
             )
     if "No space left on device" in said:
-        return WorkFailed(
-            what, "the disk is full; make room (artifacts/ can be moved with PHX_HOME)"
-        )
+        return WorkFailed(what, "the disk is full; make room, or name another folder with PHX_HOME")
     if _UNREACHABLE.search(said):
         return WorkFailed(what, "the mirror in this machine's apt configuration does not answer")
     return WorkFailed(what, f"everything it said is in {log}; finished layers are kept")

@@ -5,6 +5,7 @@ Imports are inside the commands: `phx --help` answers before pydantic, SQLAlchem
 
 from __future__ import annotations
 
+import errno
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -32,16 +33,26 @@ OnHost = Annotated[str | None, typer.Option("--host", help="The host to use.")]
 
 def main() -> None:
     """The program. Errors of ours become text and their exit status; anything else is a bug and is shown whole."""
-    from builder.errors import PhiloxeniaError, explain
+    from builder.errors import PhiloxeniaError, WorkFailed, explain
 
     try:
         app()
     except PhiloxeniaError as error:
         Terminal().error(explain(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Terminal().error("interrupted; run the same command again to go on")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer makes this of Ctrl-C
+            Terminal().error("interrupted; run the same command again to go on")
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = WorkFailed(
+            f"the disk is full: {error.filename or home()}",
+            "make room; PHX_HOME names another folder",
+        )
+        Terminal().error(explain(full))
+        sys.exit(full.exit_code)
 
 
 def _site() -> Any:

@@ -46,7 +46,9 @@ def main() -> int:
         do("plan", "plan", str(shown), "--host", HOST)
         do("launch to ready", "up", str(shown), "--host", HOST)
         workers = ["worker-1", "worker-2"]
-        terminal.say("\nThe head gives work to the workers, over SSH, by host name, with verified host keys:")
+        terminal.say(
+            "\nThe head gives work to the workers, over SSH, by host name, with verified host keys:"
+        )
         words = ["ssh", "head-1", "--", "count-primes", str(LIMIT), *workers]
         terminal.say(f"\n$ phx {' '.join(words)}")
         begun = time.monotonic()
@@ -65,7 +67,9 @@ def main() -> int:
         with contextlib.suppress(Exception):
             clear()
     terminal.say("\nHow long each part took:")
-    terminal.table(("PART", "SECONDS"), [(part, f"{seconds:6.1f}") for part, seconds in times.items()])
+    terminal.table(
+        ("PART", "SECONDS"), [(part, f"{seconds:6.1f}") for part, seconds in times.items()]
+    )
     whole = time.monotonic() - started
     terminal.say(f"in all {whole:.0f} s; images and layers stay in {home()}, nothing else does")
     return 0

@@ -108,6 +108,8 @@ def take_down(
         for node in everyone:
             shaper.remove(network.tap(cluster, node))
     hypervisor.remove_network(network.name(cluster))
+    for node in everyone:
+        store.remove_node(host, cluster, node)
     store.remove_cluster(host, cluster)
     report(f"network and files of {cluster} removed")
 

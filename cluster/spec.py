@@ -9,18 +9,18 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from builder import units
-from builder.document import Document, Written, check, read
-from builder.errors import InputError, Problem, close
+from builder.document import Document, Written, by_line, check, read
+from builder.errors import InputError, Problem, close, shown
 from builder.recipe import Many, Name, Size
 
 
 def _cores(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(
-            f"{value!r} is not a number of cores; write cores without a unit, as in 0.5"
+            f"{shown(value)} is not a number of cores; write cores without a unit, as in 0.5"
         )
     if not 0.01 <= value <= 4096:
-        raise ValueError(f"{value!r} cores cannot be given; write at least 0.01")
+        raise ValueError(f"{value!r} cores cannot be given; write 0.01 to 4096")
     return round(value * 1000)
 
 
@@ -29,10 +29,10 @@ def _net(text: object) -> ipaddress.IPv4Network:
         net = ipaddress.IPv4Network(str(text))
     except ValueError as cause:
         raise ValueError(
-            f"{text!r} is not a network ({cause}); write one as in 10.7.0.0/24"
+            f"{shown(text)} is not a network ({cause}); write one as in 10.7.0.0/24"
         ) from None
     if not net.is_private or not 8 <= net.prefixlen <= 29:
-        raise ValueError(f"{text!r} is not usable; write a private network between /8 and /29")
+        raise ValueError(f"{shown(text)} is not usable; write a private network between /8 and /29")
     return net
 
 
@@ -40,7 +40,7 @@ def _address(text: object) -> ipaddress.IPv4Address:
     try:
         return ipaddress.IPv4Address(str(text))
     except ValueError:
-        raise ValueError(f"{text!r} is not an address; write one as in 10.7.0.10") from None
+        raise ValueError(f"{shown(text)} is not an address; write one as in 10.7.0.10") from None
 
 
 def _key(text: str) -> str:
@@ -49,6 +49,9 @@ def _key(text: str) -> str:
         raise ValueError("not a public key; write one OpenSSH line, as in ~/.ssh/id_ed25519.pub")
     return text
 
+
+LONGEST = 60
+"""Letters that CLUSTER.NODE may have: it is in the path of a socket, which holds 107 bytes."""
 
 Cores = Annotated[int, BeforeValidator(_cores)]
 """Thousandths of a core."""
@@ -92,7 +95,7 @@ class Bandwidth(Written):
 class Role(Written):
     """What all nodes of one role have in common."""
 
-    count: int = Field(1, description="how many nodes, at least 1", ge=1, le=10000)
+    count: int = Field(1, description="how many nodes, 1 to 10000", ge=1, le=10000)
     image: str = Field(description="an image of the catalog: name, name:version or id")
     cpu: Cpu = Field(description="as in {guarantee: 0.5, limit: 1}, in cores")
     memory: Size = Field(description="memory of each node, as in 512M; guaranteed and limit in one")
@@ -137,6 +140,11 @@ def load(path: Path) -> tuple[ClusterSpec, Document]:
     spec = check(document, ClusterSpec)
     problems: list[Problem] = []
     for name, role in spec.roles.items():
+        longest = f"{spec.cluster}.{name}-{role.count}"
+        if len(longest) > LONGEST:
+            what = f"the name {longest} has {len(longest)} letters, {LONGEST} are allowed"
+            hint = "shorten the cluster's name or the role's"
+            problems.append(document.problem(("roles", name), what, hint))
         for n, other in enumerate(role.ssh_to):
             if other not in spec.roles:
                 place = ("roles", name, "ssh_to", n)
@@ -145,7 +153,7 @@ def load(path: Path) -> tuple[ClusterSpec, Document]:
                 )
     problems += _address_problems(spec, document)
     if problems:
-        raise InputError(problems)
+        raise InputError(by_line(problems))
     return spec, document
 
 

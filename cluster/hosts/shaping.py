@@ -49,7 +49,11 @@ class Shaper:
 
     def read(self, tap: str) -> tuple[Shape | None, Shape | None]:
         """(to the guest, from the guest) as the kernel holds them now; None where nothing is set."""
-        return self._shape(tap), self._shape(ifb(tap))
+        index = self._index(tap)
+        kinds = (
+            [q.get_attr("TCA_KIND") for q in self._netlink.get_qdiscs(index=index)] if index else []
+        )
+        return self._shape(tap), self._shape(ifb(tap)) if "ingress" in kinds else None
 
     def ensure(self, tap: str, shape: Shape) -> bool:
         """Make both directions hold `shape`; whether anything had to change."""
@@ -72,10 +76,14 @@ class Shaper:
                 # with classes cannot be replaced by itself, and its classes can be changed under traffic.
                 if not self._rooted(index):
                     netlink.tc("replace", "htb", index, 0x10000, default=0x10)
+                # A class borrows up to its ceil from its parent only: without one, `rate` would be the limit.
+                whole, floor = f"{shape.limit}bit", f"{shape.guarantee}bit"
                 netlink.tc(
-                    "replace-class", "htb", index, 0x10010, parent=0x10000,
-                    rate=f"{shape.guarantee}bit", ceil=f"{shape.limit}bit",
-                )  # fmt: skip
+                    "replace-class", "htb", index, 0x10001, parent=0x10000, rate=whole, ceil=whole
+                )
+                netlink.tc(
+                    "replace-class", "htb", index, 0x10010, parent=0x10001, rate=floor, ceil=whole
+                )
                 netlink.tc("replace", "pfifo", index, 0x100000, parent=0x10010, limit=LIMIT_PACKETS)
             self._drop_ingress(outer)
             netlink.tc("add", "ingress", outer, 0xFFFF0000)

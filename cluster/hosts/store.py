@@ -14,7 +14,13 @@ from pathlib import Path, PurePosixPath
 
 from builder.errors import WorkFailed
 from builder.run import run
+from cluster import domain
 from cluster.hosts.host import LOGS, QEMU_UID, RUN, STATE, Host
+
+NETWORK_STATE = PurePosixPath("/run/libvirt/network")
+"""Where libvirt keeps a folder for each network that it ever started."""
+QEMU_LOGS = PurePosixPath("/var/log/libvirt/qemu")
+"""Where libvirt keeps each domain's QEMU command and complaints; it does not take them away."""
 
 
 def disk(cluster: str, node: str) -> PurePosixPath:
@@ -73,20 +79,21 @@ def put_seed(host: Host, cluster: str, node: str, data: bytes) -> None:
 
 def remove_node(host: Host, cluster: str, node: str) -> None:
     """The node's disk, seed, channel and console log. Silent when they are gone."""
-    for inside in (
-        disk(cluster, node),
-        seed(cluster, node),
-        channel(cluster, node),
-        log(cluster, node),
-    ):
+    ours = (disk(cluster, node), seed(cluster, node), channel(cluster, node), log(cluster, node))
+    for inside in (*ours, QEMU_LOGS / f"{domain.name(cluster, node)}.log"):
         path = host.outside(inside)
         path.unlink(missing_ok=True)
         path.with_suffix(".new").unlink(missing_ok=True)
 
 
 def remove_cluster(host: Host, cluster: str) -> None:
-    for top in (STATE, RUN, LOGS):
-        shutil.rmtree(host.outside(top) / cluster, ignore_errors=True)
+    for folder in (
+        STATE / cluster,
+        RUN / cluster,
+        LOGS / cluster,
+        NETWORK_STATE / f"phx-{cluster}",
+    ):
+        shutil.rmtree(host.outside(folder), ignore_errors=True)
 
 
 def console_tail(host: Host, cluster: str, node: str, lines: int = 20) -> str:
