@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from builder.errors import CommandFailed, Problem, TimedOut, WorkFailed
+from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.layers import Chamber, LayerInfo, LayerStore
+from builder.packages import Apt, archive
 from builder.plan import (
     Bootstrap,
     BuildPlan,
     Install,
+    Locked,
     Report,
     Script,
     Seal,
@@ -28,9 +30,6 @@ from builder.plan import (
     Write,
 )
 from builder.recipe import Placed
-
-EPOCH = 1_700_000_000
-"""Seconds: the time of every file that we write, so that the same plan gives the same bytes."""
 
 STEP_TIMEOUT = 1800.0
 """Seconds that any one step may take."""
@@ -56,19 +55,23 @@ find /boot -maxdepth 1 -name 'initrd.img*' -delete
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """Folders that outlive builds: fetched packages, the mirror's lists, logs."""
+    """Folders that outlive builds: fetched packages, apt's own state, logs."""
 
     packages: Path
-    lists: Path
+    apt: Path
     logs: Path
 
     def make(self) -> None:
-        for folder in (self.packages / "partial", self.lists / "partial", self.logs):
+        for folder in (self.packages, self.apt, self.logs):
             folder.mkdir(parents=True, exist_ok=True)
 
 
-def assemble(plan: BuildPlan, store: LayerStore, caches: Caches, report: Report) -> tuple[str, ...]:
+def assemble(
+    plan: BuildPlan, store: LayerStore, caches: Caches, apt: Apt, report: Report
+) -> tuple[str, ...]:
     """Make the plan's missing layers; all layer ids, oldest first.
+
+    apt  fetches the packages of missing layers that are not in the cache yet
 
     Raises WorkFailed naming the step; the layers before it are kept and the next run goes on there.
     """
@@ -88,12 +91,14 @@ def assemble(plan: BuildPlan, store: LayerStore, caches: Caches, report: Report)
                 continue
             report(title)
             started = time.monotonic()
+            if isinstance(step, Bootstrap | Install):
+                apt.fetch(step.locked, report)
             with store.begin(ids[:n]) as chamber:
                 try:
-                    execute(step, chamber, caches, log, report)
+                    execute(step, chamber, caches, log, plan.output.epoch, report)
                 except (CommandFailed, TimedOut) as cause:
                     raise _failed(
-                        f"step {n + 1}/{len(ids)} failed: {step.title()}", step, cause, log
+                        f"step {n + 1}/{len(ids)} failed: {step.title()}", cause, log
                     ) from cause
                 seconds = round(time.monotonic() - started, 2)
                 parent = ids[n - 1] if n else ""
@@ -102,39 +107,45 @@ def assemble(plan: BuildPlan, store: LayerStore, caches: Caches, report: Report)
 
 
 def execute(
-    step: Step, chamber: Chamber, caches: Caches, log: Path, report: Report = lambda _: None
+    step: Step,
+    chamber: Chamber,
+    caches: Caches,
+    log: Path,
+    epoch: int,
+    report: Report = lambda _: None,
 ) -> None:
-    """Run one step in its chamber. Raises CommandFailed or TimedOut."""
+    """Run one step in its chamber; `epoch` is its SOURCE_DATE_EPOCH. Raises CommandFailed or TimedOut."""
     match step:
         case Bootstrap():
             _bootstrap(step, chamber, caches, log, report)
         case Install():
-            lists = [
-                (caches.packages, "/var/cache/apt/archives"),
-                (caches.lists, "/var/lib/apt/lists"),
-            ]
-            names = " ".join(step.packages)
+            offered = _offer(step.locked, "locked", chamber, caches)
             chamber.inside(
-                _APT.format(names=names), timeout=STEP_TIMEOUT, network=True, binds=lists, log=log,
+                _APT.format(names=" ".join(f"{p.name}={p.version}" for p in step.locked)),
+                timeout=STEP_TIMEOUT, binds=[(offered, "/run/packages")], log=log, epoch=epoch,
                 on_line=_apt_progress(report),
             )  # fmt: skip
         case Write():
-            owners = {name for f in step.files for name in f.owner.split(":")[:1]}
+            owners = {f.owner.partition(":")[0] for f in step.files}
+            groups = {f.owner.partition(":")[2] for f in step.files} - {""}
             known = "".join(
                 f'id -u {o} >/dev/null 2>&1 || {{ echo "no user {o} in the image" >&2; exit 1; }}\n'
                 for o in sorted(owners - {"root"})
+            ) + "".join(
+                f'grep -q "^{g}:" /etc/group || {{ echo "no group {g} in the image" >&2; exit 1; }}\n'
+                for g in sorted(groups - {"root"})
             )
             chamber.inside(
                 known + "umask 022; exec tar -x -p -C / --no-overwrite-dir --keep-directory-symlink",
-                stdin=tar_of(step.files), timeout=STEP_TIMEOUT, log=log,
+                stdin=tar_of(step.files, epoch), timeout=STEP_TIMEOUT, log=log,
             )  # fmt: skip
         case Switch():
             lines = [f"systemctl {verb} {' '.join(units)}"
                      for verb, units in (("enable", step.enable), ("disable", step.disable),
                                          ("mask", step.mask)) if units]  # fmt: skip
-            chamber.inside("\n".join(lines), timeout=STEP_TIMEOUT, log=log)
+            chamber.inside("\n".join(lines), timeout=STEP_TIMEOUT, log=log, epoch=epoch)
         case Script():
-            chamber.inside(step.script, timeout=STEP_TIMEOUT, log=log)
+            chamber.inside(step.script, timeout=STEP_TIMEOUT, log=log, epoch=epoch)
         case Seal():
             chamber.inside(SEAL, timeout=STEP_TIMEOUT, log=log)
         case _:
@@ -144,33 +155,47 @@ def execute(
 _APT = """
 printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d
 trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-printf 'APT::Sandbox::User "root";\\nAcquire::Languages "none";\\n' > /run/apt.conf; export APT_CONFIG=/run/apt.conf
-apt-get -q update || echo "the mirror does not answer, going on with the lists at hand" >&2
+mkdir -p /run/apt/lists/partial /run/apt/archives/partial
+echo 'deb [trusted=yes] copy:/run/packages ./' > /run/apt/sources.list
+cat > /run/apt.conf <<END
+APT::Sandbox::User "root"; Acquire::Languages "none"; Dir::Etc::SourceList "/run/apt/sources.list";
+Dir::Etc::SourceParts "-"; Dir::State::Lists "/run/apt/lists"; Dir::Cache::archives "/run/apt/archives";
+Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";
+END
+export APT_CONFIG=/run/apt.conf
+apt-get -q update
 apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-confold install {names}
 """
+
+
+def _offer(packages: Sequence[Locked], suite: str, chamber: Chamber, caches: Caches) -> Path:
+    """A folder with an archive of exactly these packages, gone with the chamber."""
+    folder = chamber.work / "packages"
+    folder.mkdir()
+    archive(packages, suite, caches.packages, folder)
+    return folder
 
 
 def _bootstrap(
     step: Bootstrap, chamber: Chamber, caches: Caches, log: Path, report: Report
 ) -> None:
-    sources = chamber.work / "debian.sources"
-    sources.write_text(step.sources)
+    offered = _offer(step.locked, step.suite, chamber, caches)
+    names = ",".join(f"{p.name}={p.version}" for p in step.locked)
     dpkg = " ".join(f"--dpkgopt={option}" for option in LEAN)
-    # The package cache is shared with the tree while mmdebstrap works; it must not be cleaned by it.
     # update-initramfs is diverted: the initrd is ours, and two runs of it would cost 20 s (images.md).
+    # force-unsafe-io: a layer that a crash cuts short is thrown away, so dpkg need not wait for the disk.
+    # The image's own list of sources is left empty: which mirror a build used must not change its bytes.
     chamber.outside(
         f"""
-exec mmdebstrap --variant=minbase --mode=root --format=directory --include={",".join(step.packages)} \\
+exec mmdebstrap --variant=minbase --mode=root --format=directory --include={names} \\
   --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \\
-  --aptopt='APT::Sandbox::User "root"' {dpkg} \\
-  --skip=download/empty --skip=essential/unlink --skip=cleanup/apt/cache \\
-  --setup-hook='mkdir -p "$1"/var/cache/apt/archives && mount --bind {caches.packages} "$1"/var/cache/apt/archives' \\
+  --aptopt='APT::Sandbox::User "root"' --dpkgopt=force-unsafe-io {dpkg} \\
   --essential-hook='chroot "$1" dpkg-divert --quiet --local --rename --add /usr/sbin/update-initramfs' \\
   --essential-hook='ln -s /bin/true "$1"/usr/sbin/update-initramfs' \\
-  --customize-hook='umount "$1"/var/cache/apt/archives' \\
-  {step.suite} "$m" {sources}
+  --customize-hook='echo "# deb http://MIRROR/debian {step.suite} main" > "$1"/etc/apt/sources.list' \\
+  {step.suite} "$m" 'deb [trusted=yes] copy:{offered} ./'
 """,
-        timeout=STEP_TIMEOUT, network=True, log=log, on_line=_apt_progress(report),
+        timeout=STEP_TIMEOUT, log=log, epoch=step.epoch, on_line=_apt_progress(report),
     )  # fmt: skip
 
 
@@ -182,51 +207,22 @@ def _apt_progress(report: Report) -> Callable[[str], None]:
     return hear
 
 
-def tar_of(files: Sequence[Placed]) -> bytes:
-    """The files as a tar in the order of their paths; owners by name, every time EPOCH."""
+def tar_of(files: Sequence[Placed], epoch: int) -> bytes:
+    """The files as a tar in the order of their paths; owners by name, every time `epoch`."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for file in sorted(files, key=lambda f: f.path):
             entry = tarfile.TarInfo(file.path.lstrip("/"))
-            entry.size, entry.mode, entry.mtime = len(file.data), file.mode, EPOCH
+            entry.size, entry.mode, entry.mtime = len(file.data), file.mode, epoch
             user, _, group = file.owner.partition(":")
             entry.uname, entry.gname = user, group or user
             tar.addfile(entry, io.BytesIO(file.data))
     return packed.getvalue()
 
 
-_ABSENT = re.compile(
-    r"Unable to locate package (?P<a>\S+)"
-    r"|Version '[^']*' for '(?P<b>[^']+)' was not found"
-    r"|Package '?(?P<c>[a-z0-9+.-]+)'? has no installation candidate"
-    r"|Couldn't find any package by (?:glob|regex) '(?P<d>[^']+)'"
-)
-_UNREACHABLE = re.compile(
-    r"Could not (?:resolve|connect)|Temporary failure resolving|Connection (?:refused|timed out)"
-    r"|Failed to fetch|Unable to fetch|Could not open file|Network is unreachable"
-)
-
-
-def _failed(what: str, step: Step, cause: CommandFailed | TimedOut, log: Path) -> WorkFailed:
-    """The failure in the user's terms: which package and line, which full disk, which silent mirror."""
+def _failed(what: str, cause: CommandFailed | TimedOut, log: Path) -> WorkFailed:
+    """The failure in the user's terms: a full disk, else the step's own words."""
     said = cause.tail if isinstance(cause, CommandFailed) else ""
-    if isinstance(step, Bootstrap | Install):
-        absent = next((next(g for g in m.groups() if g) for m in _ABSENT.finditer(said)), None)
-        if absent:
-            asked = dict(
-                zip((p.partition("=")[0] for p in step.packages), step.asked, strict=False)
-            )
-            place = asked.get(absent, "")
-            return WorkFailed(
-                str(
-                    Problem(
-                        place, f"no package '{absent}' in Debian's archive as this machine sees it"
-                    )
-                ),
-                "check the spelling and version with apt-cache policy, or run apt-get update",
-            )
     if "No space left on device" in said:
         return WorkFailed(what, "the disk is full; make room, or name another folder with PHX_HOME")
-    if _UNREACHABLE.search(said):
-        return WorkFailed(what, "the mirror in this machine's apt configuration does not answer")
     return WorkFailed(what, f"everything it said is in {log}; finished layers are kept")

@@ -70,8 +70,25 @@ class Catalog:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
+    def hold(self, image: Manifest, who: str) -> None:
+        """Note that `who` (as in "cluster demo") uses the image: it is not removed while anybody does."""
+        (self.folder(image) / "held").mkdir(exist_ok=True)
+        (self.folder(image) / "held" / who).touch()
+
+    def release(self, who: str) -> None:
+        """Forget every hold of `who`."""
+        for path in self.root.glob("*/held/*"):
+            if path.name == who:
+                path.unlink(missing_ok=True)
+
     def remove(self, image: Manifest) -> None:
-        """Take the image out. Silent when it is gone already."""
+        """Take the image out. Silent when it is gone already; InputError while somebody holds it."""
+        holders = sorted(p.name for p in (self.folder(image) / "held").glob("*"))
+        if holders:
+            what = f"image {image.short} is used by {', '.join(holders)}"
+            raise InputError(
+                Problem("", what, f"phx down {holders[0].removeprefix('cluster ')} first")
+            )
         gone = self.root / f"tmp-{uuid.uuid4().hex[:12]}"
         with contextlib.suppress(FileNotFoundError):
             self.folder(image).rename(gone)

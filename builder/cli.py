@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,64 +11,102 @@ import typer
 from builder.terminal import Terminal, home, library
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Choose a parameter's value."),
+]
 image = typer.Typer(no_args_is_help=True, help="What the catalog holds.")
 
 
 def build(
     recipe: Annotated[str, typer.Argument(help="A name under recipes/, or a recipe's folder.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Choose a parameter's value."),
-    ] = None,
+    set_: Set = None,
     explain: Annotated[
-        bool, typer.Option(help="Print the plan and what is reused; build nothing.")
+        bool, typer.Option(help="Print each step and why it would run; build nothing.")
+    ] = False,
+    refresh: Annotated[
+        bool,
+        typer.Option(help="Ask the mirror again for the newest packages (without recipe.lock)."),
+    ] = False,
+    check: Annotated[
+        bool, typer.Option(help="Build it all again in a folder of its own and compare the bytes.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Build an appliance image from a recipe; what is there already is not made again."""
-    from builder import assemble, disk, facts, plan
-    from builder import recipe as recipes
-    from builder.catalog import Catalog
-    from builder.layers import LayerStore
+    from builder import line
+    from builder.lock import difference
 
     terminal = Terminal()
-    flat = recipes.load(folder_of(recipe), library(), _pairs(set_ or []))
-    drawn = plan.plan(flat, facts.gather(flat.suite))
-    store = LayerStore(home() / "layers")
-    catalog = Catalog(home() / "images")
+    shop = line.Line(home(), library(), terminal.report)
+    flat = shop.load(folder_of(recipe), _pairs(set_ or []))
+    if refresh and not (folder_of(recipe) / "recipe.lock").is_file():
+        for name, was, new in difference(*shop.refresh(flat)):
+            terminal.report(f"{name}: {was} -> {new}")
+    facts, origin = shop.facts(flat, folder_of(recipe))
     if explain:
-        ids = drawn.layers()
-        rows = [
-            (
-                f"{n}/{len(ids)}",
-                layer[:12],
-                "there" if store.has(layer) else "to make",
-                step.title(),
-            )
-            for n, (layer, step) in enumerate(zip(ids, drawn.steps, strict=True), 1)
-        ]
+        rows = shop.explain(flat, facts)
         if as_json:
-            terminal.json({"plan": drawn.id, "layers": [r[1:] for r in rows]})
+            terminal.json(
+                [{"layer": r.layer, "step": r.step, "there": r.there, "why": r.why} for r in rows]
+            )
         else:
-            terminal.table(("STEP", "LAYER", "IS", "DOES"), rows)
+            terminal.table(
+                ("LAYER", "STEP", "WILL BE", "BECAUSE"),
+                [(r.layer[:12], r.step, "reused" if r.there else "made", r.why) for r in rows],
+            )
+            terminal.say(f"packages: {origin}")
         return
-    made = catalog.by_plan(drawn.id)
-    fresh = made is None
-    if made is None:
-        caches = assemble.Caches(home() / "packages", home() / "lists", home() / "logs")
-        layers = assemble.assemble(drawn, store, caches, terminal.report)
-        now = datetime.datetime.now(datetime.UTC)
-        made = catalog.add(lambda into: disk.make(drawn, layers, store, into, now, terminal.report))
+    made, fresh = shop.build(flat, facts)
     if as_json:
         terminal.json({"id": made.id, "name": made.name, "plan": made.plan, "built": fresh})
     elif fresh:
-        terminal.say(f"{made.name} {made.version} is image {made.short}, {made.stored >> 20} MiB, "
-                     f"{len(made.packages)} packages, kernel {made.kernel}")  # fmt: skip
+        terminal.say(
+            f"{made.name} {made.version} is image {made.short}, {made.stored >> 20} MiB, "
+            f"{len(made.packages)} packages, kernel {made.kernel}"
+        )
     else:
         terminal.say(
             f"{made.name} is up to date: image {made.short} was made {made.built} from this very plan "
-            f"({drawn.id[:12]}: same recipe, files, parameters and mirror)"
+            f"({made.plan[:12]}: same steps, files and packages)"
         )
+    if check:
+        differ = shop.check(flat, facts, made)
+        if differ:
+            from builder.errors import WorkFailed
+
+            raise WorkFailed(
+                f"built again, {', '.join(differ)} differ; the second build is kept in {shop.second}",
+                "diffoscope shows what: apt-get install diffoscope-minimal",
+            )
+        terminal.say("built again in a folder of its own: every byte is the same")
+
+
+def lock(
+    recipe: Annotated[str, typer.Argument(help="A name under recipes/, or a recipe's folder.")],
+    set_: Set = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Ask the mirror again; show what changes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Fix a recipe's packages to exact versions, in recipe.lock beside it; builds then take just these."""
+    from builder import line
+    from builder.lock import difference
+
+    terminal = Terminal()
+    shop = line.Line(home(), library(), terminal.report)
+    flat = shop.load(folder_of(recipe), _pairs(set_ or []))
+    old, new = shop.lock(flat, folder_of(recipe), update)
+    changed = difference(old, new)
+    count = sum(len(part) for part in new.packages)
+    if as_json:
+        terminal.json({"packages": count, "changed": changed, "epoch": new.epoch})
+        return
+    if changed and old is not None:
+        terminal.table(("PACKAGE", "WAS", "IS"), changed)
+    what = f"{len(changed)} changed" if old is not None else "written"
+    terminal.say(f"{folder_of(recipe) / 'recipe.lock'}: {count} packages, {what}")
 
 
 @image.command("ls")
@@ -123,7 +160,7 @@ def image_show(
 def image_rm(
     name: Annotated[str, typer.Argument(help="Name or the first digits of its id.")],
 ) -> None:
-    """Take an image out of the catalog. Clusters that run from it keep what they have open."""
+    """Take an image out of the catalog, unless a cluster uses it."""
     from builder.catalog import Catalog
 
     catalog = Catalog(home() / "images")

@@ -7,7 +7,8 @@ an error here (YAML would silently keep the last one).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -16,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from builder.errors import InputError, Problem, close
+from builder.errors import InputError, Problem, close, shown
 
 Place = tuple[str | int, ...]
 M = TypeVar("M", bound="Written")
@@ -58,16 +59,16 @@ def _dotted(place: Place) -> str:
 
 def read(path: Path, load: Callable[[Path], bytes] = Path.read_bytes) -> Document:
     """Parse one YAML file. InputError with the line if it is missing, not UTF-8, or not YAML."""
-    shown = str(path)
+    named = str(path)
     try:
         text = load(path).decode()
     except FileNotFoundError:
-        raise InputError(Problem(shown, "there is no such file")) from None
-    except (IsADirectoryError, PermissionError) as cause:
-        raise InputError(Problem(shown, f"cannot be read: {cause.strerror}")) from None
+        raise InputError(Problem(named, "there is no such file")) from None
+    except OSError as cause:
+        raise InputError(Problem(named, f"cannot be read: {cause.strerror}")) from None
     except UnicodeDecodeError as cause:
-        raise InputError(Problem(shown, f"is not UTF-8 (byte {cause.start})")) from None
-    return parse(text, shown)
+        raise InputError(Problem(named, f"is not UTF-8 (byte {cause.start})")) from None
+    return parse(text, named)
 
 
 def parse(text: str, path: str = "-") -> Document:
@@ -81,8 +82,12 @@ def parse(text: str, path: str = "-") -> Document:
         mark = cause.problem_mark or cause.context_mark
         line = mark.line + 1 if mark else 1
         raise InputError(Problem(f"{path}:{line}", f"not YAML: {cause.problem}")) from None
-    except yaml.YAMLError as cause:
-        raise InputError(Problem(path, f"not YAML: {cause}")) from None
+    except yaml.reader.ReaderError as cause:
+        line = text.count("\n", 0, cause.position) + 1
+        what = f"not YAML: character U+{int(cause.character):04X} may not stand in it"
+        raise InputError(Problem(f"{path}:{line}", what)) from None
+    except RecursionError:
+        raise InputError(Problem(path, "not a document: it is nested too deeply")) from None
     if problems:
         raise InputError(problems)
     return Document(path, data, lines)
@@ -115,7 +120,13 @@ def _value(
         return [
             _value(item, (*place, n), lines, problems, path) for n, item in enumerate(node.value)
         ]
-    return yaml.SafeLoader("").construct_object(node)
+    if re.fullmatch(r"[-+]?0[0-7_]+", node.value):
+        # YAML 1.1 reads 010 as eight. Who wants octal (a file mode) reads it from the text; nobody else gets a number.
+        return node.value
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (ValueError, AttributeError, KeyError):  # 2024-99-99, !!timestamp x, !!bool x
+        return node.value
 
 
 def check(document: Document, model: type[M]) -> M:
@@ -127,16 +138,31 @@ def check(document: Document, model: type[M]) -> M:
     try:
         return model.model_validate(document.data)
     except ValidationError as cause:
-        found = [_problem(document, model, e) for e in cause.errors()]
-        order = {p: _line(document, e) for p, e in zip(found, cause.errors(), strict=True)}
-        raise InputError(sorted(dict.fromkeys(found), key=lambda p: order[p])) from None
+        errors = _merged(document, cause.errors())
+        raise InputError(by_line(_problem(document, model, e) for e in errors)) from None
 
 
-def _line(document: Document, error: ErrorDetails) -> int:
-    place = _real(document, error["loc"])
-    while place and place not in document.lines:
-        place = place[:-1]
-    return document.lines.get(place, 1)
+def by_line(problems: Iterable[Problem]) -> list[Problem]:
+    """Each problem once: files in the order in which they first appear, lines in theirs within each."""
+    files: dict[str, dict[Problem, int]] = {}
+    for p in problems:
+        at = re.match(r"(.+?):([0-9]+)(?=:|$)", p.where)
+        files.setdefault(at[1] if at else "", {})[p] = int(at[2]) if at else 0
+    return [p for found in files.values() for p in sorted(found, key=lambda p: found[p])]
+
+
+def _merged(document: Document, errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """A value that is none of a union's types is one error, not one for each type."""
+    merged: dict[Any, ErrorDetails] = {}
+    for n, error in enumerate(errors):
+        place = _real(document, error["loc"])
+        union = place != error["loc"] and error["msg"].startswith("Input should be")
+        key = place if union else n
+        if key in merged:
+            texts = [_wanted(e["msg"]) for e in (merged[key], error)]
+            error = {**error, "msg": f"Input should be {' or '.join(texts)}"}
+        merged[key] = error
+    return list(merged.values())
 
 
 def _real(document: Document, loc: tuple[int | str, ...]) -> Place:
@@ -144,9 +170,15 @@ def _real(document: Document, loc: tuple[int | str, ...]) -> Place:
     place: Place = ()
     data = document.data
     for part in loc:
-        inner = data if isinstance(data, dict) else dict(enumerate(data if isinstance(data, list) else ()))
+        inner = (
+            data
+            if isinstance(data, dict)
+            else dict(enumerate(data if isinstance(data, list) else ()))
+        )
         if part in inner:
             data = inner[part]
+        elif part == "[key]":  # of a mapping's key itself, pydantic says
+            return place
         elif part is loc[-1] and isinstance(data, dict):
             return (*place, part)
         else:
@@ -170,19 +202,26 @@ def _problem(document: Document, model: type[BaseModel], error: ErrorDetails) ->
         said = text.removeprefix("Value error, ")
         what, _, hint = said.partition("; ")
         return document.problem(place, what, hint)
-    given = error.get("input")
-    wanted = text.removeprefix("Input should be ").removeprefix("a valid ")
-    return document.problem(place, f"{given!r} is not {_article(wanted)}", _described(model, place))
+    if kind == "too_short":
+        return document.problem(place, "is empty", _described(model, place))
+    what, bound = f"{shown(error.get('input'))} is ", error.get("ctx", {})
+    if kind == "greater_than_equal":
+        what += f"less than {bound['ge']}"
+    elif kind == "less_than_equal":
+        what += f"more than {bound['le']}"
+    else:
+        what += f"not {_wanted(text)}"
+    return document.problem(place, what, _described(model, place))
 
 
-def _article(wanted: str) -> str:
+def _wanted(text: str) -> str:
+    """What pydantic wanted, in this program's words."""
     names = {
         "string": "text", "integer": "a whole number", "boolean": "true or false",
         "list": "a list", "tuple": "a list", "dictionary": "a mapping", "number": "a number",
     }  # fmt: skip
-    return names.get(
-        wanted, wanted if wanted.startswith(("a ", "an ", "'")) else f"valid: {wanted}"
-    )
+    wanted = text.removeprefix("Input should be ").removeprefix("a valid ")
+    return names.get(wanted.partition(" or instance of ")[0], wanted)
 
 
 def _keys(model: type[BaseModel] | None) -> list[str]:

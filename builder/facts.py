@@ -1,4 +1,4 @@
-"""What planning must know of this machine: where its Debian packages come from.
+"""What planning must know of the world: where Debian packages come from, and which exact ones a recipe means now.
 
 The mirror is the machine's own: its apt configuration is read, the stanzas of the plan's suite are kept, the rest
 (other vendors' archives) is left out. Nothing here names a mirror.
@@ -10,14 +10,16 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from builder.errors import EnvironmentLacks
-from builder.plan import Facts
+from builder.errors import EnvironmentLacks, Problem, WorkFailed
+from builder.packages import BASE, AbsentPackage, Apt
+from builder.plan import Facts, Locked, Report, wanted
+from builder.recipe import Flat
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
-def gather(suite: str, etc: Path = Path("/etc/apt")) -> Facts:
-    """Facts for `suite` from the apt configuration in `etc`. EnvironmentLacks if it has no such suite."""
+def sources(suite: str, etc: Path = Path("/etc/apt")) -> str:
+    """apt's sources for `suite`, deb822, from the configuration in `etc`. EnvironmentLacks if it has no such suite."""
     one_line = [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*.list"))]
     deb822 = sorted((etc / "sources.list.d").glob("*.sources"))
     stanzas = [
@@ -29,7 +31,34 @@ def gather(suite: str, etc: Path = Path("/etc/apt")) -> Facts:
             f"this machine's apt knows no mirror of Debian {suite}",
             f"add one to {etc}/sources.list, as in: deb http://MIRROR/debian {suite} main",
         )
-    return Facts("\n\n".join(dict.fromkeys(stanzas)) + "\n")
+    return "\n\n".join(dict.fromkeys(stanzas)) + "\n"
+
+
+def resolve(recipe: Flat, apt: Apt, report: Report) -> Facts:
+    """Ask the mirror once: the exact packages of every part, and the date of the answer.
+
+    Each part is resolved on top of what its parents install, as it will be built.
+    Raises WorkFailed naming the recipe's line of a package that does not exist; WorkFailed for the mirror's part.
+    """
+    report(f"resolving the packages of {recipe.name}")
+    epoch = apt.update()
+    installed = ""
+    found: list[tuple[Locked, ...]] = []
+    for number, part in enumerate(recipe.parts):
+        names = wanted(recipe, part)
+        if not names:
+            found.append(())
+            continue
+        try:
+            locked, installed = apt.resolve([*(BASE if number == 0 else ()), *names], installed)
+        except AbsentPackage as cause:
+            places = {name.partition("=")[0]: where for name, where in part.packages}
+            raise WorkFailed(
+                str(Problem(places.get(cause.package, part.where), cause.what)),
+                "check the name and version; apt-cache policy PACKAGE shows what the mirror has",
+            ) from None
+        found.append(tuple(sorted(locked, key=lambda p: p.name)))
+    return Facts(epoch, tuple(found))
 
 
 def stanzas_of_deb822(texts: Iterable[str], suite: str) -> list[str]:

@@ -4,8 +4,8 @@
     <root>/<id>/layer.json  parent, kind, title, seconds; written before the folder gets its name
     <root>/tmp/...        work in progress; anything here that no running build holds is rubbish
 
-A layer appears by one rename, so it is whole or absent. A step runs in a *chamber*: mount, process and (unless it
-installs packages) network namespaces of its own, so its mounts and processes are gone with it however it ends.
+A layer appears by one rename, so it is whole or absent. A step runs in a *chamber*: mount, process and network
+namespaces of its own, so its mounts and processes are gone with it however it ends, and it reaches no network.
 """
 
 from __future__ import annotations
@@ -127,25 +127,22 @@ class Chamber:
         *,
         stdin: bytes = b"",
         timeout: float,
-        network: bool = False,
         binds: Sequence[tuple[Path, str]] = (),
         log: Path | None = None,
+        epoch: int = 0,
         on_line: Callable[[str], None] | None = None,
     ) -> Done:
         """Run `sh -eu` as root in the merged tree.
 
-        network  whether the machine's network is there (packages are fetched); else only a dead loopback
-        binds    (folder here, folder in the tree) pairs, shared for the time of the step
+        binds  (folder here, folder in the tree) pairs, shared for the time of the step
+        epoch  its SOURCE_DATE_EPOCH
+        There is no network but a dead loopback: what a step needs is in the tree or bound into it.
         """
         merged = shlex.quote(str(self.work / "merged"))
         extra = "".join(
             f'mkdir -p "$m{inner}"; mount --bind {shlex.quote(str(outer))} "$m{inner}"\n'
             for outer, inner in binds
         )
-        if network:
-            extra += 'for f in resolv.conf hosts; do [ ! -e /etc/$f ] || { : > "$m/run/$f"; '
-            extra += 'cp /etc/$f "$m/run/$f"; [ -e "$m/etc/$f" ] || : > "$m/etc/$f"; '
-            extra += 'mount --bind "$m/run/$f" "$m/etc/$f"; }; done\n'
         # The script goes in the environment so that standard input stays free for the step's data.
         setup = f"""set -eu
 m={merged}
@@ -162,19 +159,19 @@ mount -t tmpfs -o mode=755 run "$m/run"
 mount -t tmpfs -o mode=1777 tmp "$m/tmp"
 {extra}
 exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
-  DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true TMPDIR=/tmp ${{PHX_PROXY:+http_proxy="$PHX_PROXY"}} \
+  DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true TMPDIR=/tmp SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
   sh -euc "$PHX_SCRIPT"
 """
-        return self._run(setup, script, stdin, timeout, network, log, on_line)
+        return self._run(setup, script, stdin, timeout, log, on_line, epoch)
 
     def outside(
-        self, script: str, *, timeout: float, log: Path | None = None, network: bool = False,
+        self, script: str, *, timeout: float, log: Path | None = None, epoch: int = 0,
         on_line: Callable[[str], None] | None = None,
     ) -> Done:  # fmt: skip
         """Run `sh -eu` with our own programs; `$m` is the merged tree (or the empty tree when nothing is below)."""
         merged = shlex.quote(str(self.work / "merged"))
         setup = f'set -eu\nexport m={merged}\n{self._overlay()}\nexec sh -euc "$PHX_SCRIPT"\n'
-        return self._run(setup, script, b"", timeout, network, log, on_line)
+        return self._run(setup, script, b"", timeout, log, on_line, epoch)
 
     def _overlay(self) -> str:
         if not self.below:
@@ -189,17 +186,15 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
         )
 
     def _run(
-        self, setup: str, script: str, stdin: bytes, timeout: float, network: bool,
-        log: Path | None, on_line: Callable[[str], None] | None,
+        self, setup: str, script: str, stdin: bytes, timeout: float,
+        log: Path | None, on_line: Callable[[str], None] | None, epoch: int,
     ) -> Done:  # fmt: skip
         if os.geteuid() != 0:
             raise EnvironmentLacks("building layers needs root here", "run it with sudo")
         argv = [program("unshare", "util-linux"), "--mount", "--pid", "--ipc", "--uts", "--fork"]
-        argv += ["--kill-child", "--mount-proc", *([] if network else ["--net"])]
-        argv += ["sh", "-c", setup]
+        argv += ["--kill-child", "--mount-proc", "--net", "sh", "-c", setup]
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PHX_SCRIPT": script, "LC_ALL": "C.UTF-8"}
-        if os.environ.get("http_proxy"):
-            env["PHX_PROXY"] = os.environ["http_proxy"]
+        env["SOURCE_DATE_EPOCH"] = str(epoch)
         try:
             return run(argv, timeout=timeout, stdin=stdin, env=env, log=log, on_line=on_line)
         except CommandFailed as cause:

@@ -14,38 +14,52 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from builder.recipe import Flat, Kernel, Placed
+from builder.recipe import Flat, Kernel, Part, Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """One exact package: what apt chose, and the sha256 and bytes of its file."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+    size: int
+
+    def told(self) -> list[str]:
+        return [self.name, self.version, self.architecture, self.sha256]
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What planning needs to know of the world.
+    """What planning needs to know of the world; kept as a lock.
 
-    sources   apt sources in deb822 form, for the plan's suite
-    origin    a digest of what the mirror offers, or "" when the plan is not tied to one moment
+    epoch     seconds since 1970: the mirror's own date when it was asked. No file of the image is younger
+    packages  for each part of the recipe, root first, the packages that it adds
     """
 
-    sources: str
-    origin: str = ""
+    epoch: int
+    packages: tuple[tuple[Locked, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """A minimal Debian with the root recipe's packages."""
+    """A minimal Debian with the root recipe's packages. `packages` as asked, `locked` as apt resolved them."""
 
     kind: ClassVar[str] = "bootstrap"
-    rev: ClassVar[int] = 1
+    rev: ClassVar[int] = 2
     suite: str
-    sources: str
+    epoch: int
     packages: tuple[str, ...]
-    asked: tuple[str, ...] = ()
-    """`file:line` of each package, for messages; not part of the identity."""
+    locked: tuple[Locked, ...]
 
     def told(self) -> dict[str, Any]:
-        return {"suite": self.suite, "sources": self.sources, "packages": sorted(self.packages)}
+        return {"suite": self.suite, "epoch": self.epoch, "packages": sorted(self.packages),
+                "locked": sorted(p.told() for p in self.locked)}  # fmt: skip
 
     def title(self) -> str:
-        return f"Debian {self.suite} with {len(self.packages)} packages named"
+        return f"Debian {self.suite}, {len(self.locked)} packages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +67,12 @@ class Install:
     """Debian packages on top of what is there."""
 
     kind: ClassVar[str] = "install"
-    rev: ClassVar[int] = 1
+    rev: ClassVar[int] = 2
     packages: tuple[str, ...]
-    asked: tuple[str, ...] = ()
+    locked: tuple[Locked, ...]
 
     def told(self) -> dict[str, Any]:
-        return {"packages": sorted(self.packages)}
+        return {"packages": sorted(self.packages), "locked": sorted(p.told() for p in self.locked)}
 
     def title(self) -> str:
         return f"install {', '.join(self.packages)}"
@@ -133,10 +147,48 @@ class Seal:
 Step = Bootstrap | Install | Write | Switch | Script | Seal
 
 
+def told(step: Step) -> dict[str, Any]:
+    """All that decides a step's bytes besides the layer below it, ready for JSON."""
+    return {"kind": step.kind, "rev": step.rev, "with": step.told()}
+
+
+def changed(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    """In words, which input of a step is another than it was."""
+    if before is None or before.get("kind") != now["kind"]:
+        return "it is a new step"
+    if before["rev"] != now["rev"]:
+        return f"phx makes it in another way (revision {before['rev']} -> {now['rev']})"
+    old, new = (json.loads(json.dumps(d["with"])) for d in (before, now))
+    words = []
+    for name in sorted(old.keys() | new.keys()):
+        was, will = old.get(name), new.get(name)
+        if was == will:
+            continue
+        if isinstance(was, list) and isinstance(will, list):
+            gone, come = (
+                [_brief(x) for x in a if x not in b] for a, b in ((was, will), (will, was))
+            )
+            shown = [*(f"-{x}" for x in gone[:3]), *(f"+{x}" for x in come[:3])]
+            more = len(gone) + len(come) - len(shown)
+            words.append(f"{name}: {' '.join(shown)}" + (f" and {more} more" if more else ""))
+        else:
+            words.append(f"{name}: {_brief(was)} -> {_brief(will)}")
+    return "; ".join(words) or "its layer is gone"
+
+
+def _brief(value: object) -> str:
+    """A package as name=version, a file as path@digest, a long text as its digest."""
+    if isinstance(value, list) and len(value) == 4:
+        if str(value[0]).startswith("/"):
+            return f"{value[0]}@{str(value[3])[:8]}"
+        return f"{value[0]}={value[1]}"
+    text = str(value)
+    return text if len(text) <= 40 else hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def layer_id(parent: str, step: Step) -> str:
     """sha256 in hex. What the step tells is nested, so that no field of it can pass for the parent or the kind."""
-    told = {"parent": parent, "kind": step.kind, "rev": step.rev, "with": step.told()}
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({"parent": parent, **told(step)}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -146,12 +198,13 @@ class Output:
 
     size: int
     kernel: Kernel
-    rev: int = 1
+    epoch: int
+    rev: int = 2
 
     def told(self) -> dict[str, Any]:
         return {
             "size": self.size, "package": self.kernel.package, "modules": list(self.kernel.modules),
-            "cmdline": self.kernel.cmdline, "rev": self.rev,
+            "cmdline": self.kernel.cmdline, "epoch": self.epoch, "rev": self.rev,
         }  # fmt: skip
 
 
@@ -179,7 +232,7 @@ class BuildPlan:
     @property
     def id(self) -> str:
         """Identity of the image that this plan makes: last layer and output."""
-        told = {"layer": self.layers()[-1], "name": self.name, "version": self.version,
+        told = {"layer": self.layers()[-1], "name": self.name, "version": self.version, "summary": self.summary,
                 "output": self.output.told()}  # fmt: skip
         text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -188,22 +241,26 @@ class BuildPlan:
 def plan(recipe: Flat, facts: Facts) -> BuildPlan:
     """Steps of every part from root to leaf, then the seal. Empty sections make no step."""
     root, *rest = recipe.parts
-    names = (*(p for p, _ in root.packages), recipe.kernel.package)
+    locks = dict(zip((part.recipe for part in recipe.parts), facts.packages, strict=True))
     steps: list[Step] = [
-        Bootstrap(recipe.suite, facts.sources, names, tuple(w for _, w in root.packages))
+        Bootstrap(recipe.suite, facts.epoch, wanted(recipe, root), locks[root.recipe])
     ]
     steps += _sections(root.files, root.services, root.run)
     for part in rest:
         if part.packages:
-            steps.append(
-                Install(tuple(p for p, _ in part.packages), tuple(w for _, w in part.packages))
-            )
+            steps.append(Install(wanted(recipe, part), locks[part.recipe]))
         steps += _sections(part.files, part.services, part.run)
     steps.append(Seal())
     return BuildPlan(
         recipe.name, recipe.version, recipe.summary, recipe.digest, recipe.parameters,
-        tuple(steps), Output(recipe.size, recipe.kernel),
+        tuple(steps), Output(recipe.size, recipe.kernel, facts.epoch),
     )  # fmt: skip
+
+
+def wanted(recipe: Flat, part: Part) -> tuple[str, ...]:
+    """The packages that a part asks for; the root's has the kernel too."""
+    names = tuple(name for name, _ in part.packages)
+    return (*names, recipe.kernel.package) if part is recipe.parts[0] else names
 
 
 def _sections(

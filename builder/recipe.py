@@ -21,8 +21,8 @@ import jinja2
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from builder import units
-from builder.document import Document, Place, Written, check, read
-from builder.errors import InputError, Problem, close
+from builder.document import Document, Place, Written, by_line, check, read
+from builder.errors import InputError, Problem, close, shown
 
 Load = Callable[[Path], bytes]
 Value = str | int | bool
@@ -32,7 +32,7 @@ Many = Annotated[tuple[T, ...], Field(strict=False)]
 ROOT_SUITES = ("bookworm",)
 
 
-def _name(text: str) -> str:
+def name_of(text: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", text):
         raise ValueError(
             f"'{text}' is not a name; write at most 40 small letters, digits and dashes, a letter first"
@@ -40,8 +40,22 @@ def _name(text: str) -> str:
     return text
 
 
+def _parameter(text: str) -> str:
+    # A dash would be a minus to jinja2.
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", text):
+        raise ValueError(
+            f"'{text}' is not a parameter's name; "
+            "write at most 40 small letters, digits and underscores, a letter first"
+        )
+    return text
+
+
 def _package(text: str) -> str:
-    if "{{" in text or re.fullmatch(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+~:-]+)?", text):
+    return text if "{{" in text else _plain_package(text)
+
+
+def _plain_package(text: str) -> str:
+    if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+~:-]+)?", text):
         return text
     raise ValueError(
         f"'{text}' is not a Debian package; write name or name=version, as in nginx or nginx=1.22.1-9"
@@ -65,19 +79,26 @@ def _inside(text: str) -> str:
 
 
 def _mode(value: object) -> int:
-    # YAML 1.1 reads 0755 as an octal number already; "0755" in quotes is meant the same way.
+    # A document gives 0755 as text. A bare 755 is a number, the mode 01363: refused, not guessed at.
     if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3,4}", value):
         return int(value, 8)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o7777:
-        return value
-    raise ValueError(f"{value!r} is not a file mode; write it in octal, as in 0644")
+    raise ValueError(f"{shown(value)} is not a file mode; write it in octal, as in 0644")
 
 
-Name = Annotated[str, AfterValidator(_name)]
+def _owner(text: str) -> str:
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]*(:[a-z_][a-z0-9_-]*)?", text):
+        raise ValueError(f"'{text}' is not an owner; write user or user:group, as in www-data")
+    return text
+
+
+Name = Annotated[str, AfterValidator(name_of)]
+ParameterName = Annotated[str, AfterValidator(_parameter)]
 Package = Annotated[str, AfterValidator(_package)]
+PlainPackage = Annotated[str, AfterValidator(_plain_package)]
 Target = Annotated[str, AfterValidator(_target)]
 Inside = Annotated[str, AfterValidator(_inside)]
 Mode = Annotated[int, BeforeValidator(_mode)]
+Owner = Annotated[str, AfterValidator(_owner)]
 Size = Annotated[int, BeforeValidator(units.size)]
 
 
@@ -93,7 +114,7 @@ class Parameter(Written):
     @model_validator(mode="after")
     def _fits(self) -> Parameter:
         if not self.takes(self.default):
-            raise ValueError(f"the default {self.default!r} is not {self.noun}")
+            raise ValueError(f"the default {shown(self.default)} is not {self.noun}")
         return self
 
     @property
@@ -126,7 +147,7 @@ class File(Written):
         None, description="a file below the recipe's folder, copied as it is"
     )
     mode: Mode = Field(0o644, description="permissions in octal, as in 0644")
-    owner: str = Field("root", description="user[:group] that owns it in the image")
+    owner: Owner = Field("root", description="user[:group] that owns it in the image")
 
     @model_validator(mode="after")
     def _one_origin(self) -> File:
@@ -164,7 +185,7 @@ class Run(Written):
 class Kernel(Written):
     """What boots the image."""
 
-    package: Package = Field(description="the Debian kernel package")
+    package: PlainPackage = Field(description="the Debian kernel package")
     modules: Many[str] = Field((), description="drivers that the initrd loads, in this order")
     cmdline: str = Field("", description="kernel parameters, besides console and root")
 
@@ -177,7 +198,9 @@ class Recipe(Written):
     summary: str = Field(description="one line: what the appliance is for")
     from_: Name | None = Field(None, alias="from", description="the parent recipe's name")
     suite: str | None = Field(None, description="Debian suite; only in a recipe without a parent")
-    parameters: dict[Name, Parameter] = Field(default_factory=dict, description="values to choose")
+    parameters: dict[ParameterName, Parameter] = Field(
+        default_factory=dict, description="values to choose"
+    )
     set: dict[str, Value] = Field(
         default_factory=dict, description="values for parents' parameters"
     )
@@ -299,7 +322,7 @@ def load(
             root.problem((), "'size' is missing", "write the root filesystem's size: 1G")
         )
     if problems or suite is None or kernel is None or size is None:
-        raise InputError(dict.fromkeys(problems))
+        raise InputError(by_line(problems))
     digest.update(repr(sorted(values.items())).encode())
     return Flat(
         leaf.name, leaf.version, leaf.summary, suite, kernel, size, tuple(parts),
@@ -365,7 +388,7 @@ def _values(chain: _Chain, given: Mapping[str, str]) -> dict[str, Value]:
                 what = f"no parent has a parameter '{name}'"
                 chain.problems.append(document.problem(("set", name), what, close(name, known)))
             elif not known[name].takes(value):
-                what = f"{value!r} is not {known[name].noun}"
+                what = f"{shown(value)} is not {known[name].noun}"
                 chain.problems.append(document.problem(("set", name), what))
             else:
                 values[name] = value
@@ -404,19 +427,23 @@ def _part(
             missing = re.search(r"'([^']+)' is undefined", str(cause))
             name = missing[1] if missing else ""
             what = f"{named}no parameter '{name}'" if name else f"{named}{cause}"
-            problems.append(document.problem(place, what, close(name, values)))
+            problems.append(document.problem(place, what, close(name, values) if name else ""))
         except jinja2.TemplateSyntaxError as cause:
-            problems.append(document.problem(place, f"{named}line {cause.lineno}: {cause.message}"))
+            said = (cause.message or "not a template").rstrip(".")
+            problems.append(document.problem(place, f"{named}line {cause.lineno}: {said}"))
+        except Exception as cause:  # a filter or an operator on values that it does not take
+            problems.append(document.problem(place, f"{named}cannot be rendered: {cause}"))
         return ""
 
     packages = []
     for n, text in enumerate(recipe.packages):
         name = render(text, ("packages", n))
         try:
-            packages.append((_package(name), document.where(("packages", n))))
+            packages.append((_plain_package(name), document.where(("packages", n))))
         except ValueError as cause:
             if name:
-                problems.append(document.problem(("packages", n), str(cause)))
+                what, _, hint = str(cause).partition("; ")
+                problems.append(document.problem(("packages", n), what, hint))
     files = []
     for n, file in enumerate(recipe.files):
         here: Place = ("files", n)
@@ -428,7 +455,7 @@ def _part(
         else:
             data = render(file.content or "", (*here, "content")).encode()
         files.append(Placed(file.path, file.mode, file.owner, data))
-    for path in {f.path for f in files}:
+    for path in dict.fromkeys(f.path for f in files):
         twice = [n for n, f in enumerate(files) if f.path == path]
         if len(twice) > 1:
             problems.append(

@@ -6,8 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,6 @@ class Terminal:
             sys.stderr.flush()
         elif not line.startswith(" "):
             print(f"{self._stamp()} {line}", file=sys.stderr, flush=True)
-
-    @contextmanager
-    def part(self, name: str, times: dict[str, float] | None = None) -> Iterator[None]:
-        """Report a part's start and, with its seconds, its end."""
-        self.report(name)
-        started = time.monotonic()
-        yield
-        seconds = time.monotonic() - started
-        if times is not None:
-            times[name] = seconds
-        self.report(f"{name}: done in {seconds:.1f} s")
 
     def say(self, text: str) -> None:
         """A result for people."""

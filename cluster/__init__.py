@@ -3,13 +3,13 @@ seeds, domains and bandwidth, and the wait ends when every node is ready. `clust
 
 Decisions:
 
-2026-11-22  The default host is a sandbox: a libvirtd of our own in namespaces of its own. It needs no systemd and leaves
-            the machine's libvirt and network alone; its end is the end of all in it.
-2026-11-22  Each domain carries a digest of what it was made from in its metadata, and is compared by that. libvirt gives
-            back other XML than it was given. The same mark says which domains are ours.
+2026-11-22  The default host is a sandbox: a libvirtd of our own in namespaces of its own. It needs no systemd and
+            leaves the machine's libvirt and network alone; its end is the end of all in it.
+2026-11-22  Each domain carries a digest of what it was made from in its metadata, and is compared by that. libvirt
+            gives back other XML than it was given. The same mark says which domains are ours.
 2026-11-22  Bandwidth is held by htb on the tap and on an ifb device, set by netlink, not by libvirt's <bandwidth>. That
             one wants sfq and police, which not every kernel has, and drops where htb queues.
-2026-11-22  A node's disk and seed are whole before its domain is defined. So a domain that exists has both, and `phx up`
-            may die anywhere and be run again.
+2026-11-22  A node's disk and seed are whole before its domain is defined. So a domain that exists has both, and
+            `phx up` may die anywhere and be run again.
 2026-11-22  Nodes are replaced or removed only when told, by --replace: their disks go with them.
 """

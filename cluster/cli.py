@@ -23,6 +23,7 @@ app = typer.Typer(
 )  # fmt: skip
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
 app.command("build")(builder_cli.build)
+app.command("lock")(builder_cli.lock)
 app.add_typer(builder_cli.image, name="image")
 app.add_typer(host, name="host")
 
@@ -81,19 +82,34 @@ def doctor(as_json: Json = False) -> None:
 def host_up(
     name: Annotated[str, typer.Argument(help="The sandbox host's name.")] = "local",
     network: Annotated[
-        str, typer.Option(help="Bandwidth its private networks may promise.")
-    ] = "1Gbit",
+        str | None, typer.Option(help="Bandwidth its private networks may promise, 1Gbit at first.")
+    ] = None,
 ) -> None:
     """Start a sandbox host: a libvirtd of our own in namespaces of its own."""
+    _host_name(name)
+    started = _site().start_host(name, _bandwidth(network))
+    Terminal().say(f"host '{name}' runs: {started.uri}")
+
+
+def _host_name(name: str) -> None:
+    """A host's name becomes a folder's and a namespace's: it must be a plain one."""
+    from builder.errors import InputError, Problem
+    from builder.recipe import name_of
+
+    try:
+        name_of(name)
+    except ValueError as cause:
+        raise InputError(Problem("", *str(cause).split("; "))) from None
+
+
+def _bandwidth(text: str | None) -> int | None:
     from builder import units
     from builder.errors import InputError, Problem
 
     try:
-        bandwidth = units.rate(network)
+        return units.rate(text) if text else None
     except ValueError as cause:
         raise InputError(Problem("--network", *str(cause).split("; "))) from None
-    started = _site().start_host(name, bandwidth)
-    Terminal().say(f"host '{name}' runs: {started.uri}")
 
 
 @host.command("down")
@@ -118,8 +134,8 @@ def host_down(
         )  # fmt: skip
     if found.kind == "sandbox":
         sandbox.down(found)
-        for cluster in there:
-            launch.forget(site, cluster)
+    for cluster in there:
+        launch.forget(site, cluster)
     site.ledger.drop_host(name)
     Terminal().say(f"host '{name}' is gone")
 
@@ -132,12 +148,15 @@ def host_add(
         str, typer.Option(help="Bandwidth its private networks may promise.")
     ] = "1Gbit",
 ) -> None:
-    """Register a libvirt that is there already."""
-    from builder import units
+    """Register a libvirt that is there already, on this machine."""
     from builder.errors import InputError, Problem
     from cluster.hosts.host import Host
     from cluster.hosts.hypervisor import Libvirt
 
+    _host_name(name)
+    if not uri.startswith(("qemu:///system", "qemu+unix:///system")):
+        what = f"{uri} is not a QEMU host on this machine"
+        raise InputError(Problem("", what, "hosts over SSH and Xen hosts are not supported yet"))
     site = _site()
     if name in {h.name for h in site.ledger.hosts()}:
         raise InputError(
@@ -148,11 +167,18 @@ def host_add(
         facts = hypervisor.facts()
     finally:
         hypervisor.close()
+    memory = max(0, facts.memory - (1 << 30))
+    bandwidth = _bandwidth(network) or launch_default()
     site.ledger.put_host(
-        Host(name, "libvirt", uri, "", "", "", facts.cores * 900, max(0, facts.memory - (1 << 30)),
-             units.rate(network))
-    )  # fmt: skip
+        Host(name, "libvirt", uri, "", "", "", facts.cores * 900, memory, bandwidth)
+    )
     Terminal().say(f"host '{name}' added: {facts.driver} {facts.version}, {facts.cores} cores")
+
+
+def launch_default() -> int:
+    from cluster.launch import DEFAULT_NETWORK
+
+    return DEFAULT_NETWORK
 
 
 @host.command("ls")
@@ -277,6 +303,7 @@ def ssh(context: typer.Context, node: Node) -> None:
     site = _site()
     row, found = launch.node_of(site, node)
     on = site.ledger.host(row.host)
+    site.connect(on).close()  # says what to do when the host does not run
     folder = site.files(row.name)
     # Straight from inside the host's network: no relay in between.
     become([*on.enter(), "ssh", "-F", str(folder / "ssh_config"), "-o", "ProxyCommand=none",
@@ -292,6 +319,7 @@ def console(node: Node) -> None:
     site = _site()
     row, found = launch.node_of(site, node)
     on = site.ledger.host(row.host)
+    site.connect(on).close()
     become(["virsh", "-q", "-c", on.uri, "console", domain.name(row.name, found.name)])
 
 

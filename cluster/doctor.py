@@ -21,8 +21,9 @@ class Check:
 
 PROGRAMS = (
     ("libvirtd", "libvirt-daemon"), ("virtlogd", "libvirt-daemon"), ("virsh", "libvirt-clients"),
-    ("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils"), ("mmdebstrap", "mmdebstrap"),
-    ("mke2fs", "e2fsprogs"), ("ip", "iproute2"), ("nsenter", "util-linux"), ("ssh", "openssh-client"),
+    ("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils"),
+    ("mmdebstrap", "mmdebstrap"), ("apt-get", "apt"), ("mke2fs", "e2fsprogs"), ("debugfs", "e2fsprogs"),
+    ("ip", "iproute2"), ("nsenter", "util-linux"), ("unshare", "util-linux"), ("ssh", "openssh-client"),
 )  # fmt: skip
 MODULES = (("libvirt", "python3-libvirt"), ("guestfs", "python3-guestfs"))
 
@@ -74,19 +75,19 @@ def _mirror() -> Check:
     from builder.errors import EnvironmentLacks
 
     try:
-        found = facts.gather("bookworm")
+        found = facts.sources("bookworm")
     except EnvironmentLacks as cause:
         return Check("mirror", False, "-", cause.hint)
     return Check(
         "mirror",
         True,
-        f"{found.sources.count('Types:')} sources of Debian bookworm in apt's configuration",
+        f"{found.count('Types:')} sources of Debian bookworm in apt's configuration",
     )
 
 
 def _room(home: Path) -> Check:
-    home.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(home).free
+    there = next(p for p in (home, *home.parents) if p.exists())
+    free = shutil.disk_usage(there).free
     enough = free > 5 << 30
     return Check(
         "disk",

@@ -50,12 +50,16 @@ class Site:
         return self.home / "clusters" / cluster
 
     @contextlib.contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """One command at a time changes what `name` (a host) holds: admission and launch are one act."""
+    def locked(self, name: str, report: Report) -> Iterator[None]:
+        """Hold the lock `name`; says so when another phx has it."""
         folder = self.home / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report("waiting for another phx that is launching or removing a cluster")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def connect(self, host: Host) -> Hypervisor:
@@ -64,13 +68,14 @@ class Site:
             raise EnvironmentLacks(f"host '{host.name}' does not run", f"phx host up {host.name}")
         return Libvirt(host.uri)
 
-    def start_host(self, name: str, bandwidth: int = DEFAULT_NETWORK) -> Host:
-        """A sandbox host, running and in the ledger."""
+    def start_host(self, name: str, bandwidth: int | None = None) -> Host:
+        """A sandbox host, running and in the ledger. Without `bandwidth` it keeps what it had."""
         known = {h.name: h for h in self.ledger.hosts()}
         if name in known and known[name].kind != "sandbox":
             what = f"host '{name}' is {known[name].uri}, not a sandbox"
             raise InputError(Problem("", what, "choose another name"))
-        host = sandbox.up(name, self.home, self.catalog.root, bandwidth)
+        kept = known[name].network if name in known else DEFAULT_NETWORK
+        host = sandbox.up(name, self.home, self.catalog.root, bandwidth or kept)
         if name in known:
             host = replace(host, accelerator=known[name].accelerator)
         self.ledger.put_host(host)
@@ -88,6 +93,7 @@ class Draft:
     actions: tuple[Action, ...]
     row: ClusterRow
     new: bool
+    images: tuple[Manifest, ...]
 
     @property
     def changes(self) -> tuple[Action, ...]:
@@ -114,8 +120,11 @@ def draft(
     if row is not None and str(net) != row.network:
         what = f"the cluster runs on {row.network} and cannot move to {net}"
         raise InputError(document.problem(("network",), what, f"phx down {spec.cluster} first"))
-    seen = {h.name: _seen(site, h) for h in hosts}
-    host = _choose(spec, hosts, seen)
+    # Sandbox hosts are parts of one machine: what one has promised, no other has left.
+    beside = [h for h in site.ledger.hosts() if h.kind == "sandbox" and h not in hosts]
+    seen = {h.name: _seen(site, h) for h in (*hosts, *beside)}
+    sandboxes = {h.name for h in (*hosts, *beside) if h.kind == "sandbox"}
+    host = _choose(spec, hosts, seen, sandboxes)
     secret = row.secret if row else Secret(secrets.token_bytes(32))
     folders = {
         name: (m, deploy.base_folder(host, m.id, str(site.catalog.root)))
@@ -125,7 +134,7 @@ def draft(
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     fresh = ClusterRow(spec.cluster, host.name, str(net), text, secret, now)
     actions = compare(plan, seen[host.name])
-    return Draft(spec, text, host, plan, actions, row or fresh, row is None)
+    return Draft(spec, text, host, plan, actions, row or fresh, row is None, tuple(images.values()))
 
 
 def _images(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Manifest]:
@@ -173,13 +182,19 @@ def _seen(site: Site, host: Host) -> tuple[Seen, ...]:
         hypervisor.close()
 
 
-def _choose(spec: ClusterSpec, hosts: list[Host], seen: Mapping[str, tuple[Seen, ...]]) -> Host:
+def _choose(
+    spec: ClusterSpec,
+    hosts: list[Host],
+    seen: Mapping[str, tuple[Seen, ...]],
+    sandboxes: set[str],
+) -> Host:
     """The first host that holds the whole cluster: its nodes share one bridge."""
     wanted = [(node, guarantee(spec.roles[role])) for node, role in spec.names]
     rooms = []
     for host in hosts:
         room = Room(host.name, host.cpu, host.memory, host.network)
-        for s in seen[host.name]:
+        here = sandboxes if host.name in sandboxes else {host.name}
+        for s in (s for name in sorted(here) for s in seen[name]):
             if s.mark.cluster != spec.cluster:
                 room = room.less(s.mark.guarantee)
         rooms.append(room)
@@ -213,16 +228,17 @@ def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Re
 
     spec, document = specs.load(path)
     text = path.read_text()
-    drawn = draft(site, spec, document, text, host_name)
-    host = drawn.host
-    if host.kind == "sandbox" and not sandbox.alive(host):
-        report(f"starting sandbox host '{host.name}'")
-        site.start_host(host.name, host.network)
-        drawn = draft(site, spec, document, text, host.name)
-    with site.locked(host.name):
-        host = _accelerated(site, drawn)
-        # Once more, with the accelerator known and the host ours alone.
-        drawn = draft(site, spec, document, text, host.name)
+    # Admission and launch are one act: nobody else promises or starts anything in between.
+    with site.locked("launch", report):
+        drawn = draft(site, spec, document, text, host_name)
+        if drawn.host.kind == "sandbox" and not sandbox.alive(drawn.host):
+            report(f"starting sandbox host '{drawn.host.name}'")
+            site.start_host(drawn.host.name)
+            drawn = draft(site, spec, document, text, drawn.host.name)
+        if not drawn.host.accelerator:
+            _accelerate(site, drawn)
+            drawn = draft(site, spec, document, text, drawn.host.name)
+        host = drawn.host
         lost = [a for a in drawn.actions if isinstance(a, Replace | Remove)]
         if lost and not replace_:
             names = ", ".join(
@@ -234,9 +250,10 @@ def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Re
             )  # fmt: skip
         rows = [NodeRow(spec.cluster, n.name, n.machine.role, n.address) for n in drawn.plan.nodes]
         row = site.ledger.open_cluster(replace(drawn.row, spec=text, host=host.name), rows)
-        if row.secret != drawn.row.secret:
-            drawn = draft(site, spec, document, text, host.name)
+        drawn = replace(drawn, row=row)
         write_access(site, drawn)
+        for image in drawn.images:
+            site.catalog.hold(image, f"cluster {spec.cluster}")
         hypervisor = site.connect(host)
         try:
             if drawn.changes:
@@ -253,17 +270,13 @@ def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Re
     return drawn
 
 
-def _accelerated(site: Site, drawn: Draft) -> Host:
-    host = drawn.host
-    if not host.accelerator:
-        image = drawn.plan.nodes[0].machine.image
-        folder = site.catalog.root / image[:16]
-        chosen = accelerator.choose(
-            folder / "vmlinuz", folder / "initrd", site.home / "cache" / "accelerator.json"
-        )
-        host = replace(host, accelerator=chosen)
-        site.ledger.put_host(host)
-    return host
+def _accelerate(site: Site, drawn: Draft) -> None:
+    """Find out, by booting a probe from the cluster's first image, what guests on the host run under."""
+    folder = site.catalog.folder(drawn.images[0])
+    chosen = accelerator.choose(
+        folder / "vmlinuz", folder / "initrd", site.home / "cache" / "accelerator.json"
+    )
+    site.ledger.put_host(replace(drawn.host, accelerator=chosen))
 
 
 def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> None:
@@ -321,6 +334,7 @@ def write_access(site: Site, drawn: Draft) -> None:
 def forget(site: Site, cluster: str) -> None:
     """Remove what we keep of a cluster that is gone: its keys and its lines in the ledger."""
     shutil.rmtree(site.files(cluster), ignore_errors=True)
+    site.catalog.release(f"cluster {cluster}")
     site.ledger.drop_cluster(cluster)
 
 
@@ -329,16 +343,16 @@ def down(site: Site, cluster: str, report: Report) -> None:
     row = site.ledger.cluster(cluster)
     host = site.ledger.host(row.host)
     names = [n.name for n in site.ledger.nodes(cluster)]
-    with site.locked(host.name):
+    with site.locked("launch", report):
         if host.kind == "sandbox" and not sandbox.alive(host):
-            report(f"host '{host.name}' does not run: only the cluster's files are removed")
-            store.remove_cluster(host, cluster)
-        else:
-            hypervisor = site.connect(host)
-            try:
-                deploy.take_down(cluster, names, host, hypervisor, report)
-            finally:
-                hypervisor.close()
+            # Its libvirt still has the domains' definitions, and only it can take them away.
+            report(f"starting sandbox host '{host.name}' to clear it")
+            host = site.start_host(host.name)
+        hypervisor = site.connect(host)
+        try:
+            deploy.take_down(cluster, names, host, hypervisor, report)
+        finally:
+            hypervisor.close()
         forget(site, cluster)
 
 

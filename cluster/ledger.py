@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from builder.errors import InputError, Problem, close
+from builder.errors import EnvironmentLacks, InputError, Problem, close
 from cluster.hosts.host import Host
 from contextualize.identity import Secret
 
@@ -96,10 +96,12 @@ class Ledger:
     """One file. Every method is one transaction; two processes may use it at once."""
 
     def __init__(self, home: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True)
         path = home / "ledger.sqlite"
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        except PermissionError as cause:
+            raise EnvironmentLacks(f"{path} is another user's", "run phx with sudo") from cause
         self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
 
         @event.listens_for(self._engine, "connect")

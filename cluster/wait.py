@@ -70,7 +70,9 @@ def until_ready(
                 raise WorkFailed(
                     f"{failed.name} failed: {failed.message.splitlines()[0]}"
                     + _indent(failed.message, 1),
-                    f"phx ssh {failed.name} to look around; phx logs {failed.name} for its console",
+                    f"phx ssh {failed.name} to look around; phx ssh {failed.name} -- systemctl restart "
+                    "philoxenia-agent "
+                    "runs its hooks again, and phx up then goes on",
                 )
             if now >= look:
                 look = now + LOOK

@@ -1,0 +1,16 @@
+"""A cluster's secret, names, roles and addresses turned into what each guest must know: an identity for every node, a
+seed disk that carries it into the guest, and the reports that come back over the channel. Knows nothing of hosts.
+
+Decisions:
+
+2026-11-22  The agent is alone in the guest: one file, the standard library only. It is copied into images as it is, and
+            needs nothing there but python3.
+2026-11-22  Everything is rendered on our side. The seed says which text goes into which file; the agent decides
+            nothing, so what a node will be can be seen and compared before it boots.
+2026-11-22  The agent speaks when asked, and repeats all its reports for whoever asks. A broker that died misses
+            nothing, and no report needs to be stored on the way.
+2026-11-22  Host keys and user keys are derived from the cluster's secret, as is all of a node's identity. Every node
+            knows every peer's host key before boot, and planning twice gives the same seeds.
+2026-11-22  ssh_to is least privilege: a node gets a private key only if its role may enter another, and only nodes of
+            the roles named there admit it.
+"""

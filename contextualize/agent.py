@@ -169,7 +169,7 @@ def run_hook(path: str, env: dict[str, str], limit: float) -> tuple[int | None, 
     """(exit status, seconds, end of its output); status None when the limit passed."""
     started = time.monotonic()
     # Output goes to a file: a daemon that the hook starts would hold a pipe open for ever.
-    log = os.path.join(RUN, "hook-" + os.path.basename(path) + ".log")
+    log = os.path.join(RUN, "-".join(["hook", *path.split("/")[-2:]]) + ".log")
     with open(log, "w+b") as out:
         process = subprocess.Popen(
             [path],

@@ -101,7 +101,7 @@ def console_tail(host: Host, cluster: str, node: str, lines: int = 20) -> str:
     path: Path = host.outside(log(cluster, node))
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 16384))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - max(16384, 200 * lines)))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""

@@ -66,8 +66,55 @@ def test_nothing_changed_does_nothing_and_says_why(image: Phx) -> None:
     before = sorted(p.name for p in (image.home / "layers").iterdir())
     said = image.run("build", "worker").stdout
     assert "worker is up to date: image" in said
-    assert "same recipe, files, parameters and mirror" in said
+    assert "same steps, files and packages" in said
     assert sorted(p.name for p in (image.home / "layers").iterdir()) == before
+
+
+def test_the_same_plan_gives_the_same_bytes(image: Phx, tmp_path: Path) -> None:
+    """In another folder, at another time, on a filesystem that lists folders in another order (tmpfs, newest first)."""
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    for kept in ("packages", "locks"):  # the same questions get the same answers, and no second download
+        shutil.copytree(image.home / kept, home / kept)
+    done = _with_home(f"mkdir {home}/layers; mount -t tmpfs layers {home}/layers", home)
+    assert done.returncode == 0, done.stderr
+    here = {m["name"]: m["id"] for m in image.json("image", "ls")}  # type: ignore[attr-defined]
+    assert [m["id"] for m in Phx(home).json("image", "ls")] == [here["base"]]  # type: ignore[attr-defined]
+    shutil.rmtree(home)
+
+
+def test_a_lock_is_taken_exactly_and_refused_when_stale(library: Callable[..., Phx]) -> None:
+    phx = library(pinned="from: base\npackages: [hello]\n")
+    folder = (phx.recipes or Path()) / "pinned"
+    assert "packages, written" in phx.run("lock", folder).stdout
+    text = (folder / "recipe.lock").read_text()
+    assert re.search(r'"hello", "[^"]+", "amd64", "[0-9a-f]{64}"', text)
+    assert "0 changed" in phx.run("lock", folder).stdout
+    phx.run("build", folder)
+    why = {row["step"]: row["why"] for row in phx.json("build", folder, "--explain")}  # type: ignore[attr-defined]
+    assert set(why.values()) == {"same input as when it was made"}
+
+    version = re.search(r'"hello", "([^"]+)"', text)[1]  # type: ignore[index]
+    gone = text.replace(f'"{version}"', '"0.1-1"')
+    (folder / "recipe.lock").write_text(gone)
+    said = phx.run("build", folder, status=1).stderr
+    assert "no package 'hello=0.1-1' in Debian's archive" in said
+    assert "phx lock RECIPE --update shows what changed" in said
+    why = {row["step"]: row["why"] for row in phx.json("build", folder, "--explain")}  # type: ignore[attr-defined]
+    assert f"locked: -hello={version} +hello=0.1-1" in " ".join(why.values())
+
+    (folder / "recipe.lock").write_text(re.sub(r'"hello", "([^"]+)", "amd64", "[0-9a-f]{64}"',
+                                               r'"hello", "\1", "amd64", "' + "0" * 64 + '"', text))  # fmt: skip
+    said = phx.run("build", folder, status=1).stderr
+    assert "hello" in said
+    assert "another sha256 than its lock says" in said
+
+    (folder / "recipe.lock").write_text(text)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("[hello]", "[hello, sl]"))
+    said = phx.run("build", folder, status=2).stderr
+    assert "is of other packages than the recipe now asks for" in said
+    assert "sl" in phx.run("lock", folder, "--update").stdout
 
 
 def test_a_missing_package_is_named_with_its_line_and_layers_are_kept(

@@ -1,0 +1,174 @@
+"""The assembly line: recipe, lock, layers and catalog brought together. What `phx build` does, without its printing.
+
+A build takes its packages from, in this order: recipe.lock beside the recipe (the maintainer's word: taken exactly, or
+refused when it is stale), else the lock that the last build of the same questions left in the home folder, else the
+mirror, asked once. So a second build asks nobody.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import assemble, disk, facts, lock, plan, recipe
+from builder.catalog import Catalog
+from builder.errors import InputError, Problem
+from builder.layers import LayerStore
+from builder.manifest import Manifest
+from builder.packages import Apt
+from builder.plan import BuildPlan, Facts, Report
+from builder.recipe import Flat
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One step of a plan: whether its layer is there, and if not, which input is another than last time."""
+
+    layer: str
+    step: str
+    there: bool
+    why: str
+
+
+class Line:
+    """Builds in one home folder from one library of recipes."""
+
+    def __init__(self, home: Path, library: Path, report: Report) -> None:
+        self.home, self.library, self.report = home, library, report
+        self.catalog = Catalog(home / "images")
+        self.caches = assemble.Caches(home / "packages", home / "apt", home / "logs")
+
+    @property
+    def second(self) -> Path:
+        """Where `check` builds."""
+        return self.home / "check"
+
+    def load(self, folder: Path, given: Mapping[str, str]) -> Flat:
+        return recipe.load(folder, self.library, given)
+
+    def _apt(self, suite: str) -> Apt:
+        self.caches.make()
+        return Apt(
+            self.caches.apt,
+            self.caches.packages,
+            facts.sources(suite),
+            self.caches.logs / "apt.log",
+        )
+
+    def facts(self, flat: Flat, folder: Path) -> tuple[Facts, str]:
+        """The exact packages, and where they come from in words. InputError for a stale recipe.lock."""
+        key = lock.key(flat)
+        beside = folder / "recipe.lock"
+        if beside.is_file():
+            known, of = lock.from_json(beside.read_text(), str(beside))
+            if of != key:
+                what = "is of other packages than the recipe now asks for"
+                raise InputError(
+                    Problem(str(beside), what, f"phx lock {flat.name} --update renews it")
+                )
+            return known, f"exactly those of {beside}"
+        kept = self._kept(key)
+        if kept.is_file():
+            known, _ = lock.from_json(kept.read_text(), str(kept))
+            return (
+                known,
+                "those of the last build; phx lock fixes them, phx build --refresh asks again",
+            )
+        return self._ask(flat, key), "asked of the mirror now"
+
+    def _kept(self, key: str) -> Path:
+        return self.home / "locks" / f"{key[:20]}.lock"
+
+    def _ask(self, flat: Flat, key: str) -> Facts:
+        found = facts.resolve(flat, self._apt(flat.suite), self.report)
+        _write(self._kept(key), lock.to_json(found, key))
+        return found
+
+    def lock(self, flat: Flat, folder: Path, update: bool) -> tuple[Facts | None, Facts]:
+        """Write recipe.lock; (what it was, what it is). It stays as it is unless `update` or the recipe asks anew."""
+        key, beside = lock.key(flat), folder / "recipe.lock"
+        old = of = None
+        if beside.is_file():
+            old, of = lock.from_json(beside.read_text(), str(beside))
+        if old is not None and of == key and not update:
+            return old, old
+        new = self._ask(flat, key)
+        _write(beside, lock.to_json(new, key))
+        return old, new
+
+    def refresh(self, flat: Flat) -> tuple[Facts | None, Facts]:
+        """Ask the mirror again for an unlocked recipe; (what the last build took, what the next will)."""
+        kept = self._kept(lock.key(flat))
+        old = lock.from_json(kept.read_text(), str(kept))[0] if kept.is_file() else None
+        return old, self._ask(flat, lock.key(flat))
+
+    def build(self, flat: Flat, found: Facts) -> tuple[Manifest, bool]:
+        """The image, and whether it had to be made."""
+        drawn = plan.plan(flat, found)
+        there = self.catalog.by_plan(drawn.id)
+        if there is not None:
+            return there, False
+        made = self._make(drawn, flat.suite, LayerStore(self.home / "layers"), self.catalog)
+        self._remember(drawn)
+        return made, True
+
+    def _make(self, drawn: BuildPlan, suite: str, store: LayerStore, catalog: Catalog) -> Manifest:
+        layers = assemble.assemble(drawn, store, self.caches, self._apt(suite), self.report)
+        now = datetime.datetime.now(datetime.UTC)
+        return catalog.add(lambda into: disk.make(drawn, layers, store, into, now, self.report))
+
+    def check(self, flat: Flat, found: Facts, made: Manifest) -> list[str]:
+        """Build everything again from the same facts, in `second`; the files that are not the same bytes."""
+        shutil.rmtree(self.second, ignore_errors=True)
+        drawn = plan.plan(flat, found)
+        again = self._make(
+            drawn, flat.suite, LayerStore(self.second / "layers"), Catalog(self.second / "images")
+        )
+        differ = [name for name, digest in made.digests if dict(again.digests)[name] != digest]
+        if not differ:
+            shutil.rmtree(self.second, ignore_errors=True)
+        return differ
+
+    def explain(self, flat: Flat, found: Facts) -> list[Explained]:
+        """Each step: reused, or made because of which input."""
+        drawn = plan.plan(flat, found)
+        store = LayerStore(self.home / "layers")
+        before = self._remembered(drawn.name)
+        rows, broken = [], ""
+        for number, (layer, step) in enumerate(zip(drawn.layers(), drawn.steps, strict=True)):
+            there = store.has(layer)
+            if there:
+                why = "same input as when it was made"
+            elif broken:
+                why = f"the layer below it is another ({broken})"
+            elif before is None:
+                why = "it was never made here"
+            else:
+                why = plan.changed(
+                    before[number] if number < len(before) else None, plan.told(step)
+                )
+            if not there and not broken:
+                broken = f"step {number + 1}"
+            rows.append(Explained(layer, f"{number + 1} {step.title()}", there, why))
+        return rows
+
+    def _remember(self, drawn: BuildPlan) -> None:
+        told = [plan.told(step) for step in drawn.steps]
+        _write(self.home / "told" / f"{drawn.name}.json", json.dumps(told, sort_keys=True))
+
+    def _remembered(self, name: str) -> list[dict[str, object]] | None:
+        try:
+            return json.loads((self.home / "told" / f"{name}.json").read_text())  # type: ignore[no-any-return]
+        except (OSError, ValueError):
+            return None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".new")
+    aside.write_text(text)
+    aside.replace(path)

@@ -1,0 +1,260 @@
+"""The package cache: exact .debs fetched once through apt, checked against their lock, offered to a build.
+
+apt is asked with a root of its own (its state, its lists, no installed package), so neither the machine's packages nor
+its configuration beyond the sources matter. What a build installs comes from an archive that holds exactly the
+locked packages and nothing else: no step of a build reaches the network, and apt cannot choose another version.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import io
+import lzma
+import re
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import CommandFailed, WorkFailed
+from builder.plan import Locked, Report
+from builder.run import run
+
+APT_TIMEOUT = 900.0
+BASE = ("?essential", "?priority(required)", "apt")
+"""What every Debian has: mmdebstrap's `minbase`. Patterns of apt-patterns(7)."""
+
+_ABSENT = re.compile(
+    r"Unable to locate package (?P<a>\S+)"
+    r"|Version '[^']*' for '(?P<b>[^':]+)[^']*' was not found"
+    r"|Package '?(?P<c>[a-z0-9+.-]+)'? has no installation candidate"
+    r"|Couldn't find any package by (?:glob|regex) '(?P<d>[^']+)'"
+)
+
+
+class AbsentPackage(WorkFailed):
+    """The archive, as this machine sees it, has no such package or version."""
+
+    def __init__(self, package: str) -> None:
+        super().__init__(f"no package '{package}' in Debian's archive as this machine sees it")
+        self.package = package
+
+
+@dataclass(frozen=True, slots=True)
+class Apt:
+    """apt over `sources` (deb822 text), with all its state below `state`."""
+
+    state: Path
+    archives: Path
+    sources: str
+    log: Path
+
+    def update(self) -> int:
+        """Fetch the lists; the newest date of their Release files, in seconds since 1970.
+
+        Raises WorkFailed when the mirror does not answer or its signature does not hold.
+        """
+        self._prepare("")
+        try:
+            self._run("update", "--error-on=any")
+        except CommandFailed as cause:
+            raise unreachable(cause) from cause
+        dates = []
+        for release in (self.state / "lists").glob("*Release"):
+            found = re.search(r"^Date: (.+)$", release.read_text(errors="replace"), re.M)
+            if found:
+                dates.append(int(email.utils.parsedate_to_datetime(found[1]).timestamp()))
+        if not dates:
+            raise WorkFailed("the mirror's lists have no Release file with a date")
+        return max(dates)
+
+    def resolve(self, wanted: Sequence[str], installed: str) -> tuple[list[Locked], str]:
+        """What apt would install for `wanted`, and dpkg's status with that added.
+
+        wanted     names, name=version, or apt patterns
+        installed  dpkg's status of what is there already
+        Raises AbsentPackage, or WorkFailed with apt's own words when they cannot be installed together.
+        """
+        self._prepare(installed)
+        # A folder without packages: apt names only what it would have to fetch.
+        nowhere = f"Dir::Cache::archives={self.state}/none"
+        (self.state / "none" / "partial").mkdir(parents=True, exist_ok=True)
+        try:
+            said = self._run(
+                "install", "-y", "-qq", "--no-remove", "--print-uris", "-o", nowhere, *wanted
+            )
+        except CommandFailed as cause:
+            absent = _ABSENT.search(cause.tail)
+            if absent:
+                raise AbsentPackage(next(g for g in absent.groups() if g)) from None
+            raise WorkFailed("apt finds no way to install these packages together") from cause
+        files = re.findall(r"^'\S+' (\S+)_(\S+)_(\S+)\.deb ", said, re.M)
+        if not files:
+            return [], installed
+        exact = [f"{name}={version.replace('%3a', ':')}" for name, version, _ in files]
+        stanzas = self._cache("show", *exact).split("\n\n")
+        known: dict[tuple[str, str], str] = {}
+        for stanza in stanzas:
+            if stanza.strip():
+                fields = _fields(stanza)
+                known.setdefault((fields["Package"], fields["Version"]), stanza.strip("\n"))
+        locked, status = [], installed
+        for name, version, _ in files:
+            stanza = known[name, version.replace("%3a", ":")]
+            fields = _fields(stanza)
+            locked.append(
+                Locked(
+                    name,
+                    fields["Version"],
+                    fields["Architecture"],
+                    fields["SHA256"],
+                    int(fields["Size"]),
+                )
+            )
+            status += _installed(stanza) + "\n\n"
+        return locked, status
+
+    def fetch(self, packages: Iterable[Locked], report: Report) -> None:
+        """Have every package's file in the cache, with the locked sha256.
+
+        Raises AbsentPackage naming the first version that the mirror no longer has; WorkFailed for a wrong hash.
+        """
+        missing = [p for p in packages if not _is(self.archives / file_name(p), p)]
+        if not missing:
+            return
+        report(f"fetching {len(missing)} packages, {sum(p.size for p in missing) >> 20} MiB")
+        self._prepare("")
+        exact = [f"{p.name}:{p.architecture}={p.version}" if p.architecture != "all"
+                 else f"{p.name}={p.version}" for p in missing]  # fmt: skip
+        try:
+            self._run("download", *exact)
+        except CommandFailed as cause:
+            absent = _ABSENT.search(cause.tail)
+            if absent:
+                name = next(g for g in absent.groups() if g)
+                lost = next((p for p in missing if p.name == name), None)
+                gone = AbsentPackage(f"{name}={lost.version}" if lost else name)
+                gone.hint = (
+                    "the lock is older than the mirror: phx lock RECIPE --update shows what changed"
+                )
+                raise gone from None
+            raise unreachable(cause) from cause
+        for p in missing:
+            if not _is(self.archives / file_name(p), p):
+                (self.archives / file_name(p)).unlink(missing_ok=True)
+                raise WorkFailed(
+                    f"{p.name} {p.version} came with another sha256 than its lock says"
+                )
+
+    def _prepare(self, installed: str) -> None:
+        for name in ("lists/partial", "etc/apt.conf.d", "etc/preferences.d", "sources", "cache"):
+            (self.state / name).mkdir(parents=True, exist_ok=True)
+        (self.archives / "partial").mkdir(parents=True, exist_ok=True)
+        (self.state / "sources" / "debian.sources").write_text(self.sources)
+        (self.state / "status").write_text(installed)
+        (self.state / "apt.conf").write_text(
+            f'Dir "{self.state}"; Dir::State "{self.state}"; Dir::State::status "{self.state}/status";\n'
+            f'Dir::State::Lists "{self.state}/lists"; Dir::Cache "{self.state}/cache";\n'
+            f'Dir::Cache::archives "{self.archives}"; Dir::Etc "{self.state}/etc";\n'
+            f'Dir::Etc::SourceParts "{self.state}/sources"; Dir::Etc::SourceList "/dev/null";\n'
+            'Dir::Etc::TrustedParts "/etc/apt/trusted.gpg.d"; Dir::Bin::dpkg "/usr/bin/dpkg";\n'
+            'APT::Architecture "amd64"; APT::Architectures "amd64"; APT::Install-Recommends "false";\n'
+            'Acquire::Languages "none"; APT::Sandbox::User "root"; APT::Get::AllowUnauthenticated "false";\n'
+        )
+
+    def _run(self, verb: str, *words: str) -> str:
+        return self._program("apt-get", "-q", verb, *words)
+
+    def _cache(self, verb: str, *words: str) -> str:
+        return self._program("apt-cache", verb, "--no-all-versions", *words)
+
+    def _program(self, *argv: str) -> str:
+        import os
+
+        env = {**os.environ, "APT_CONFIG": str(self.state / "apt.conf"), "LC_ALL": "C.UTF-8"}
+        return run(argv, timeout=APT_TIMEOUT, env=env, cwd=self.archives, log=self.log).text
+
+
+def unreachable(cause: CommandFailed) -> WorkFailed:
+    """What apt's failure to fetch means to the user."""
+    if re.search(r"signature|NO_PUBKEY|not signed|Hash Sum mismatch", cause.tail):
+        return WorkFailed(
+            "the mirror's files do not carry Debian's signature, or not the signed hashes"
+        )
+    if "No space left on device" in cause.tail:
+        return WorkFailed("the disk is full", "make room, or name another folder with PHX_HOME")
+    return WorkFailed("the mirror in this machine's apt configuration does not answer")
+
+
+def file_name(p: Locked) -> str:
+    """As apt names it in its cache: an epoch's colon is escaped."""
+    return f"{p.name}_{p.version.replace(':', '%3a')}_{p.architecture}.deb"
+
+
+def archive(packages: Sequence[Locked], suite: str, cache: Path, into: Path) -> None:
+    """Write a flat archive of exactly these packages into the empty folder `into`: links and their index.
+
+    Every file is checked against its lock first, so the index may be trusted. Raises WorkFailed naming a file
+    that is missing or has changed.
+    """
+    index = []
+    for p in sorted(packages, key=lambda p: p.name):
+        path = cache / file_name(p)
+        if not _is(path, p):
+            raise WorkFailed(f"{path.name} is missing from the cache or is not what its lock says")
+        (into / path.name).hardlink_to(path)
+        control = control_of(path).strip("\n")
+        index.append(f"{control}\nFilename: ./{path.name}\nSize: {p.size}\nSHA256: {p.sha256}\n")
+    text = "\n".join(index)
+    (into / "Packages").write_text(text)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    (into / "Release").write_text(
+        f"Suite: {suite}\nCodename: {suite}\nArchitectures: amd64\n"
+        f"SHA256:\n {digest} {len(text.encode())} Packages\n"
+    )
+
+
+def control_of(deb: Path) -> str:
+    """The control file of a .deb (deb(5): an ar archive with control.tar.* as its second member)."""
+    data = deb.read_bytes()
+    at = 8
+    while at + 60 <= len(data):
+        name, size = data[at : at + 16].decode().strip().rstrip("/"), int(data[at + 48 : at + 58])
+        if name.startswith("control.tar"):
+            packed = data[at + 60 : at + 60 + size]
+            if name.endswith(".xz"):
+                packed = lzma.decompress(packed)
+            with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+                for wanted in ("./control", "control"):
+                    if wanted in tar.getnames():
+                        file = tar.extractfile(wanted)
+                        assert file is not None
+                        return file.read().decode()
+        at += 60 + size + size % 2
+    raise WorkFailed(f"{deb.name} is not a Debian package")
+
+
+def _is(path: Path, p: Locked) -> bool:
+    try:
+        with path.open("rb") as file:
+            return (
+                path.stat().st_size == p.size
+                and hashlib.file_digest(file, "sha256").hexdigest() == p.sha256
+            )
+    except FileNotFoundError:
+        return False
+
+
+def _fields(stanza: str) -> dict[str, str]:
+    return dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", stanza, re.M))
+
+
+_STATUS = ("Package", "Architecture", "Version", "Multi-Arch", "Provides", "Depends", "Pre-Depends",
+           "Breaks", "Conflicts", "Replaces", "Essential", "Priority")  # fmt: skip
+
+
+def _installed(stanza: str) -> str:
+    fields = _fields(stanza)
+    lines = [f"{name}: {fields[name]}" for name in _STATUS if name in fields]
+    return "\n".join([lines[0], "Status: install ok installed", *lines[1:]])
