@@ -121,7 +121,10 @@ def execute(
         case Install():
             offered = _offer(step.locked, "locked", chamber, caches)
             chamber.inside(
-                _APT.format(names=" ".join(f"{p.name}={p.version}" for p in step.locked)),
+                _APT.format(
+                    names=" ".join(f"{p.name}={p.version}" for p in step.locked),
+                    lean=" ".join(f"-o 'Dpkg::Options::=--{option}'" for option in LEAN),
+                ),
                 timeout=STEP_TIMEOUT, binds=[(offered, "/run/packages")], log=log, epoch=epoch,
                 on_line=_apt_progress(report),
             )  # fmt: skip
@@ -164,7 +167,7 @@ Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";
 END
 export APT_CONFIG=/run/apt.conf
 apt-get -q update
-apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-confold install {names}
+apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-confold {lean} install {names}
 """
 
 
@@ -181,17 +184,17 @@ def _bootstrap(
 ) -> None:
     offered = _offer(step.locked, step.suite, chamber, caches)
     names = ",".join(f"{p.name}={p.version}" for p in step.locked)
-    dpkg = " ".join(f"--dpkgopt={option}" for option in LEAN)
+    dpkg = " ".join(f"--dpkgopt='{option}'" for option in LEAN)
     # update-initramfs is diverted: the initrd is ours, and two runs of it would cost 20 s (images.md).
-    # force-unsafe-io: a layer that a crash cuts short is thrown away, so dpkg need not wait for the disk.
     # The image's own list of sources is left empty: which mirror a build used must not change its bytes.
     chamber.outside(
         f"""
 exec mmdebstrap --variant=minbase --mode=root --format=directory --include={names} \\
   --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \\
-  --aptopt='APT::Sandbox::User "root"' --dpkgopt=force-unsafe-io {dpkg} \\
+  --aptopt='APT::Sandbox::User "root"' {dpkg} \\
   --essential-hook='chroot "$1" dpkg-divert --quiet --local --rename --add /usr/sbin/update-initramfs' \\
   --essential-hook='ln -s /bin/true "$1"/usr/sbin/update-initramfs' \\
+  --customize-hook='rm -f "$1"/etc/dpkg/dpkg.cfg.d/99mmdebstrap "$1"/etc/apt/apt.conf.d/99mmdebstrap' \\
   --customize-hook='echo "# deb http://MIRROR/debian {step.suite} main" > "$1"/etc/apt/sources.list' \\
   {step.suite} "$m" 'deb [trusted=yes] copy:{offered} ./'
 """,

@@ -12,6 +12,7 @@ import hashlib
 import io
 import lzma
 import re
+import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -203,7 +204,10 @@ def archive(packages: Sequence[Locked], suite: str, cache: Path, into: Path) -> 
         path = cache / file_name(p)
         if not _is(path, p):
             raise WorkFailed(f"{path.name} is missing from the cache or is not what its lock says")
-        (into / path.name).hardlink_to(path)
+        try:
+            (into / path.name).hardlink_to(path)
+        except OSError:  # the cache is on another filesystem
+            shutil.copyfile(path, into / path.name)
         control = control_of(path).strip("\n")
         index.append(f"{control}\nFilename: ./{path.name}\nSize: {p.size}\nSHA256: {p.sha256}\n")
     text = "\n".join(index)

@@ -48,7 +48,7 @@ class Bootstrap:
     """A minimal Debian with the root recipe's packages. `packages` as asked, `locked` as apt resolved them."""
 
     kind: ClassVar[str] = "bootstrap"
-    rev: ClassVar[int] = 2
+    rev: ClassVar[int] = 3
     suite: str
     epoch: int
     packages: tuple[str, ...]
@@ -67,7 +67,7 @@ class Install:
     """Debian packages on top of what is there."""
 
     kind: ClassVar[str] = "install"
-    rev: ClassVar[int] = 2
+    rev: ClassVar[int] = 3
     packages: tuple[str, ...]
     locked: tuple[Locked, ...]
 

@@ -74,7 +74,10 @@ def test_the_same_plan_gives_the_same_bytes(image: Phx, tmp_path: Path) -> None:
     """In another folder, at another time, on a filesystem that lists folders in another order (tmpfs, newest first)."""
     home = tmp_path / "elsewhere"
     home.mkdir()
-    for kept in ("packages", "locks"):  # the same questions get the same answers, and no second download
+    for kept in (
+        "packages",
+        "locks",
+    ):  # the same questions get the same answers, and no second download
         shutil.copytree(image.home / kept, home / kept)
     done = _with_home(f"mkdir {home}/layers; mount -t tmpfs layers {home}/layers", home)
     assert done.returncode == 0, done.stderr
