@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Sequence
@@ -179,17 +181,61 @@ def _offer(packages: Sequence[Locked], suite: str, chamber: Chamber, caches: Cac
     return folder
 
 
+_CONFIGURE = r"""
+printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d
+cd /
+version=$(dpkg-query -W -f '${Version}' dpkg)
+# base-passwd first: it makes the users that the others' scripts give files to.
+for script in base-passwd.preinst $(cd /var/lib/dpkg/info; ls *.preinst | grep -v '^base-passwd\.'); do
+    package=${script%.preinst}
+    echo "preinst of $package"
+    # As dpkg does it: control files in tmp.ci, the script started there (debconf learns the package's name from them).
+    rm -rf /var/lib/dpkg/tmp.ci; mkdir /var/lib/dpkg/tmp.ci
+    for file in /var/lib/dpkg/info/"$package".*; do cp -p "$file" /var/lib/dpkg/tmp.ci/"${file##*.}"; done
+    printf 'Package: %s\n' "${package%%:*}" > /var/lib/dpkg/tmp.ci/control
+    DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= DPKG_RUNNING_VERSION=$version DPKG_MAINTSCRIPT_ARCH=amd64 \
+    DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE=${package%%:*} DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 \
+        /var/lib/dpkg/tmp.ci/preinst install </dev/null || { echo "the preinst script of $package failed" >&2; exit 1; }
+    rm -rf /var/lib/dpkg/tmp.ci
+done
+# The initrd is ours, and two runs of update-initramfs would cost 20 s.
+dpkg-divert --quiet --local --rename --add /usr/sbin/update-initramfs
+ln -s /bin/true /usr/sbin/update-initramfs
+# Others rely on what is essential without naming it (passwd's script reads login's configuration): that comes first.
+dpkg --force-depends --configure $(dpkg-query -W -f '${Essential} ${Package}\n' | sed -n 's/^yes //p') </dev/null
+dpkg --configure -a </dev/null
+rm /usr/sbin/policy-rc.d
+"""
+
+
 def _bootstrap(
     step: Bootstrap, chamber: Chamber, caches: Caches, log: Path, report: Report
 ) -> None:
+    """Unpack side by side, configure once. `oracle` makes the same tree as mmdebstrap does."""
+    offered = shlex.quote(str(_offer(step.locked, step.suite, chamber, caches)))
+    lean = " ".join(shlex.quote(rule) for rule in LEAN)
+    python = shlex.quote(sys.executable)
+    chamber.outside(
+        f'exec {python} -m builder.unpack "$m" {offered} {step.epoch} {lean}',
+        timeout=STEP_TIMEOUT, log=log, epoch=step.epoch,
+    )  # fmt: skip
+    # The image's own list of sources stays empty: which mirror a build used must not change its bytes.
+    sources = f'echo "# deb http://MIRROR/debian {step.suite} main" > /etc/apt/sources.list\n'
+    chamber.inside(
+        _CONFIGURE + sources, timeout=STEP_TIMEOUT, log=log, epoch=step.epoch,
+        on_line=_apt_progress(report),
+    )  # fmt: skip
+
+
+def oracle(step: Bootstrap, chamber: Chamber, caches: Caches, log: Path) -> None:
+    """The step's tree as mmdebstrap makes it: slower, and what ours is measured against."""
     offered = _offer(step.locked, step.suite, chamber, caches)
     names = ",".join(f"{p.name}={p.version}" for p in step.locked)
     dpkg = " ".join(f"--dpkgopt='{option}'" for option in LEAN)
-    # update-initramfs is diverted: the initrd is ours, and two runs of it would cost 20 s (images.md).
-    # The image's own list of sources is left empty: which mirror a build used must not change its bytes.
     chamber.outside(
         f"""
 exec mmdebstrap --variant=minbase --mode=root --format=directory --include={names} \\
+  --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \\
   --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \\
   --aptopt='APT::Sandbox::User "root"' {dpkg} \\
   --essential-hook='chroot "$1" dpkg-divert --quiet --local --rename --add /usr/sbin/update-initramfs' \\
@@ -198,14 +244,14 @@ exec mmdebstrap --variant=minbase --mode=root --format=directory --include={name
   --customize-hook='echo "# deb http://MIRROR/debian {step.suite} main" > "$1"/etc/apt/sources.list' \\
   {step.suite} "$m" 'deb [trusted=yes] copy:{offered} ./'
 """,
-        timeout=STEP_TIMEOUT, log=log, epoch=step.epoch, on_line=_apt_progress(report),
+        timeout=STEP_TIMEOUT, log=log, epoch=step.epoch,
     )  # fmt: skip
 
 
 def _apt_progress(report: Report) -> Callable[[str], None]:
     def hear(line: str) -> None:
-        if re.match(r"(I: |Setting up |Unpacking )", line):
-            report("  " + line.removeprefix("I: ")[:100])
+        if re.match(r"(preinst of |Setting up |Unpacking )", line):
+            report("  " + line[:100])
 
     return hear
 

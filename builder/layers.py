@@ -192,7 +192,8 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
         if os.geteuid() != 0:
             raise EnvironmentLacks("building layers needs root here", "run it with sudo")
         argv = [program("unshare", "util-linux"), "--mount", "--pid", "--ipc", "--uts", "--fork"]
-        argv += ["--kill-child", "--mount-proc", "--net", "sh", "-c", setup]
+        # The caller's umask must not show in the layer.
+        argv += ["--kill-child", "--mount-proc", "--net", "sh", "-c", f"umask 022\n{setup}"]
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PHX_SCRIPT": script, "LC_ALL": "C.UTF-8"}
         env["SOURCE_DATE_EPOCH"] = str(epoch)
         try:

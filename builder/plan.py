@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from builder.errors import InputError, Problem
 from builder.recipe import Flat, Kernel, Part, Placed
 
 
@@ -48,7 +49,7 @@ class Bootstrap:
     """A minimal Debian with the root recipe's packages. `packages` as asked, `locked` as apt resolved them."""
 
     kind: ClassVar[str] = "bootstrap"
-    rev: ClassVar[int] = 3
+    rev: ClassVar[int] = 5
     suite: str
     epoch: int
     packages: tuple[str, ...]
@@ -239,8 +240,14 @@ class BuildPlan:
 
 
 def plan(recipe: Flat, facts: Facts) -> BuildPlan:
-    """Steps of every part from root to leaf, then the seal. Empty sections make no step."""
+    """Steps of every part from root to leaf, then the seal. Empty sections make no step.
+
+    Raises InputError if the facts are of a recipe with other parts.
+    """
     root, *rest = recipe.parts
+    if len(facts.packages) != len(recipe.parts):
+        what = f"the lock has {len(facts.packages)} parts, the recipe {len(recipe.parts)}"
+        raise InputError(Problem("", what, "phx lock RECIPE --update renews it"))
     locks = dict(zip((part.recipe for part in recipe.parts), facts.packages, strict=True))
     steps: list[Step] = [
         Bootstrap(recipe.suite, facts.epoch, wanted(recipe, root), locks[root.recipe])

@@ -1,95 +1,17 @@
-"""First light's figures, measured through the phx command on this machine and printed as a table.
-
-Each figure is the median of its runs. "Our own share" is `phx up` to ready less the longest boot, as the guest itself
-counts it (seconds since its kernel started when it reported healthy).
-"""
+"""Everything that is measured, one table after the other."""
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 
-from builder.terminal import Terminal, home
+from builder.terminal import Terminal
+from tests.bench import assembly, first_light
 
-PHX = str(Path(sys.executable).with_name("phx"))
-HOST = f"bench{os.getpid()}"
-NODE = """    image: worker
-    cpu: {guarantee: 0.4, limit: 1}
-    memory: 320M
-    network: {guarantee: 20Mbit, limit: 100Mbit}
-"""
-
-
-def phx(*words: str) -> str:
-    done = subprocess.run([PHX, *words], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"phx {' '.join(words)}: {done.stderr}")
-    return done.stdout
-
-
-def timed(act: Callable[[], object], runs: int = 1) -> float:
-    seconds = []
-    for _ in range(runs):
-        started = time.monotonic()
-        act()
-        seconds.append(time.monotonic() - started)
-    return statistics.median(seconds)
-
-
-def launch(count: int, folder: Path, runs: int) -> tuple[float, float, float]:
-    """(up to ready, our own share, no-op up), medians."""
-    file = folder / f"bench{count}.yaml"
-    file.write_text(f"cluster: bench{count}\nroles:\n  node:\n    count: {count}\n{NODE}")
-    whole, share, again = [], [], []
-    for _ in range(runs):
-        whole.append(timed(lambda: phx("up", str(file), "--host", HOST)))
-        rows = json.loads(phx("ps", f"bench{count}", "--json"))
-        share.append(whole[-1] - max(row["uptime"] for row in rows))
-        again.append(timed(lambda: phx("up", str(file)), 3))
-        phx("down", f"bench{count}")
-    return statistics.median(whole), statistics.median(share), statistics.median(again)
-
-
-def main() -> None:
-    terminal = Terminal()
-    terminal.report("building what is missing")
-    phx("build", "worker")
-    rows: list[tuple[str, float, float]] = []
-    rows.append(("phx --help", timed(lambda: phx("--help"), 5), 0.3))
-    rows.append(("phx build, nothing changed", timed(lambda: phx("build", "worker"), 5), 1.0))
-    rows.append(("phx host up", timed(lambda: phx("host", "up", HOST)), float("nan")))
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            terminal.report("one node, three times")
-            whole, share, again = launch(1, Path(name), 3)
-            rows.append(("one node, phx up to ready", whole, 25))
-            rows.append(("  our own share of it", share, float("nan")))
-            terminal.report("three nodes, three times")
-            whole, share, again = launch(3, Path(name), 3)
-            rows.append(("three nodes, phx up to ready", whole, 60))
-            rows.append(("  our own share of it", share, 2))
-            rows.append(("phx up, nothing changed", again, 1))
-    finally:
-        phx("host", "down", HOST, "--force")
-    terminal.say(f"measured with home {home().name}, {os.cpu_count()} cores")
-    table = [
-        (
-            what,
-            f"{took:6.2f}",
-            "-" if limit != limit else f"{limit:g}",
-            "-" if limit != limit else f"{took / limit:.2f}",
-        )
-        for what, took, limit in rows
-    ]
-    terminal.table(("WHAT", "SECONDS", "TARGET", "OF TARGET"), table)
-
-
-if __name__ == "__main__":
-    main()
+terminal = Terminal()
+terminal.say(f"{os.cpu_count()} cores; seconds, medians")
+wanted = sys.argv[1:]
+if not wanted or "assembly" in wanted:
+    assembly.measure(terminal)
+if not wanted or "launch" in wanted:
+    first_light.measure(terminal)
