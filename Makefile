@@ -1,6 +1,7 @@
 # Philoxenia: two commands on a fresh Debian 12 machine, `make demo` and `make test`. Each sets up what it needs.
 SHELL := /bin/bash
-SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PHX_HOME,PHX_RECIPES,COLUMNS,TERM)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PHX_HOME,PHX_RECIPES,http_proxy,COLUMNS,TERM)
+MADE := $(or $(PHX_HOME),artifacts)
 PY := .venv/bin/python
 
 .PHONY: help setup demo test fast lint bench clean
@@ -36,4 +37,4 @@ setup:
 clean:
 	@[ ! -x .venv/bin/phx ] || for h in $$($(SUDO) .venv/bin/phx host ls --json | $(PY) -c 'import json,sys; [print(h["name"]) for h in json.load(sys.stdin)]'); do \
 	    $(SUDO) .venv/bin/phx host down $$h --force; done
-	@$(SUDO) find artifacts -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	@[ ! -d $(MADE) ] || $(SUDO) find $(MADE) -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +

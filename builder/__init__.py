@@ -7,8 +7,15 @@ Decisions:
             and covers the parent, so a layer that is there is never made again, and a plan is complete from the start.
 2026-11-22  A step runs in a chamber: namespaces of its own over the layers below. Its mounts and processes are gone
             however it ends, and nothing of the machine has to be cleaned up.
-2026-11-22  Run steps have no network; only bootstrap and install do. What a script would fetch is not in its layer's
-            id, so it comes in as a package or a file of the recipe.
+2026-11-22  No step has a network. apt's own resolver is asked once, its answer is kept as a lock, and bootstrap and
+            install take their packages from an archive of exactly the locked ones. What a script would fetch is not
+            in its layer's id, so it comes in as a package or a file of the recipe.
+2026-11-22  The epoch of a plan is the date of the mirror's Release file when it was asked: no file of an image is
+            younger, every package's own files are older. Which mirror it was leaves no trace in the image.
+2026-11-22  Packages are unpacked by us, side by side, and configured by dpkg in one pass; dpkg's database is written
+            for that. mmdebstrap makes the same tree in twice the time and stays as the oracle of a test.
+2026-11-22  The tree goes through a tmpfs in sorted order on its way into the filesystem: mke2fs takes files in the
+            order in which a folder lists them, and on a disk that is an accident.
 2026-11-22  The initrd is written by us, from busybox and the modules that the recipe names. It loads what the
             hypervisors need, in order, and waits for nothing else.
 2026-11-22  update-initramfs is diverted in the tree. Its initrd is not used, and two runs of it would cost 20 s.

@@ -20,6 +20,7 @@ from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.layers import Chamber, LayerInfo, LayerStore
 from builder.packages import Apt, archive
 from builder.plan import (
+    Accounts,
     Bootstrap,
     BuildPlan,
     Install,
@@ -31,7 +32,7 @@ from builder.plan import (
     Switch,
     Write,
 )
-from builder.recipe import Placed
+from builder.recipe import Placed, PlacedDirectory
 
 STEP_TIMEOUT = 1800.0
 """Seconds that any one step may take."""
@@ -81,6 +82,7 @@ def assemble(
     ids = plan.layers()
     done = 0
     while done < len(ids) and store.has(ids[done]):
+        store.use(ids[done])
         done += 1
     if done:
         report(f"layers 1-{done} of {len(ids)} are there already")
@@ -130,19 +132,21 @@ def execute(
                 timeout=STEP_TIMEOUT, binds=[(offered, "/run/packages")], log=log, epoch=epoch,
                 on_line=_apt_progress(report),
             )  # fmt: skip
+        case Accounts():
+            chamber.inside(_accounts(step), timeout=STEP_TIMEOUT, log=log, epoch=epoch)
         case Write():
-            owners = {f.owner.partition(":")[0] for f in step.files}
-            groups = {f.owner.partition(":")[2] for f in step.files} - {""}
+            owners = {f.owner for f in step.files} | {d.owner for d in step.directories}
             known = "".join(
                 f'id -u {o} >/dev/null 2>&1 || {{ echo "no user {o} in the image" >&2; exit 1; }}\n'
-                for o in sorted(owners - {"root"})
+                for o in sorted({o.partition(":")[0] for o in owners} - {"root"})
             ) + "".join(
                 f'grep -q "^{g}:" /etc/group || {{ echo "no group {g} in the image" >&2; exit 1; }}\n'
-                for g in sorted(groups - {"root"})
+                for g in sorted({o.rpartition(":")[2] for o in owners} - {"root"})
             )
+            # Only directories that the recipe names are in the tar: what is there already gets their owner and mode.
             chamber.inside(
-                known + "umask 022; exec tar -x -p -C / --no-overwrite-dir --keep-directory-symlink",
-                stdin=tar_of(step.files, epoch), timeout=STEP_TIMEOUT, log=log,
+                known + "umask 022; exec tar -x -p -C / --delay-directory-restore --keep-directory-symlink",
+                stdin=tar_of(step.files, epoch, step.directories), timeout=STEP_TIMEOUT, log=log,
             )  # fmt: skip
         case Switch():
             lines = [f"systemctl {verb} {' '.join(units)}"
@@ -150,7 +154,8 @@ def execute(
                                          ("mask", step.mask)) if units]  # fmt: skip
             chamber.inside("\n".join(lines), timeout=STEP_TIMEOUT, log=log, epoch=epoch)
         case Script():
-            chamber.inside(step.script, timeout=STEP_TIMEOUT, log=log, epoch=epoch)
+            script = step.script if step.user == "root" else _as_user(step)
+            chamber.inside(script, timeout=STEP_TIMEOUT, log=log, epoch=epoch)
         case Seal():
             chamber.inside(SEAL, timeout=STEP_TIMEOUT, log=log)
         case _:
@@ -256,17 +261,65 @@ def _apt_progress(report: Report) -> Callable[[str], None]:
     return hear
 
 
-def tar_of(files: Sequence[Placed], epoch: int) -> bytes:
-    """The files as a tar in the order of their paths; owners by name, every time `epoch`."""
+def tar_of(
+    files: Sequence[Placed], epoch: int, directories: Sequence[PlacedDirectory] = ()
+) -> bytes:
+    """Directories, then files, as a tar, each in the order of their paths; owners by name, every time `epoch`."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for directory in sorted(directories, key=lambda d: d.path):
+            entry = _entry(directory, epoch)
+            entry.type = tarfile.DIRTYPE
+            tar.addfile(entry)
         for file in sorted(files, key=lambda f: f.path):
-            entry = tarfile.TarInfo(file.path.lstrip("/"))
-            entry.size, entry.mode, entry.mtime = len(file.data), file.mode, epoch
-            user, _, group = file.owner.partition(":")
-            entry.uname, entry.gname = user, group or user
+            entry = _entry(file, epoch)
+            entry.size = len(file.data)
             tar.addfile(entry, io.BytesIO(file.data))
     return packed.getvalue()
+
+
+def _entry(placed: Placed | PlacedDirectory, epoch: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(placed.path.lstrip("/"))
+    entry.mode, entry.mtime = placed.mode, epoch
+    user, _, group = placed.owner.partition(":")
+    entry.uname, entry.gname = user, group or user
+    return entry
+
+
+def _accounts(step: Accounts) -> str:
+    """All groups of their own first, so that one user may be in another's; in the order of uids."""
+    users = sorted(step.users, key=lambda u: u.uid)
+    lines = [
+        f'command -v {tool} >/dev/null || {{ echo "no {tool} in the image: install passwd" >&2; exit 1; }}'
+        for tool in ("groupadd", "useradd")
+    ]
+    for u in users:
+        if u.gid is not None:
+            system = "--system " if u.system else ""
+            lines.append(f"groupadd {system}--gid {u.gid} {u.name}")
+    groups = {g for u in users for g in (u.group, *u.groups)}
+    lines += [
+        f'grep -q "^{g}:" /etc/group || {{ echo "no group {g} in the image" >&2; exit 1; }}'
+        for g in sorted(groups)
+    ]
+    for u in users:
+        # '*' is no password's hash: nobody enters by one, and sshd does not take the user for locked.
+        words = ["useradd", "--no-log-init", "--uid", str(u.uid), "--gid", u.group, "--home-dir", u.home,
+                 "--shell", u.shell, "--password", "*", "--comment", u.summary]  # fmt: skip
+        words += ["--groups", ",".join(sorted(u.groups))] if u.groups else []
+        words += ["--system", "--no-create-home"] if u.system else ["--create-home"]
+        lines.append(shlex.join([*words, u.name]))
+    return "\n".join(lines)
+
+
+def _as_user(step: Script) -> str:
+    user = step.user
+    return (
+        f'id -u {user} >/dev/null 2>&1 || {{ echo "no user {user} in the image" >&2; exit 1; }}\n'
+        f'export HOME="$(getent passwd {user} | cut -d: -f6)" USER={user} LOGNAME={user}\n'
+        f'exec setpriv --reuid={user} --regid="$(id -g {user})" --init-groups '
+        f"sh -euc {shlex.quote(step.script)}"
+    )
 
 
 def _failed(what: str, cause: CommandFailed | TimedOut, log: Path) -> WorkFailed:

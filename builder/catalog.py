@@ -32,7 +32,7 @@ class Catalog:
         for path in self.root.glob("*/manifest.json"):
             if path.parent.name.startswith("tmp-"):
                 continue
-            with contextlib.suppress(ValueError, KeyError, OSError):
+            with contextlib.suppress(ValueError, OSError):
                 found.append(manifest.from_json(path.read_text()))
         return sorted(found, key=lambda m: (m.built, m.id), reverse=True)
 
@@ -53,8 +53,14 @@ class Catalog:
         """As `find`, but InputError (at `where`) with what there is."""
         found = self.find(name)
         if found is None:
-            names = {m.name for m in self.images()}
-            hint = close(name, names) if names else f"the catalog is empty: phx build {name}"
+            images, plain = self.images(), name.partition(":")[0]
+            versions = dict.fromkeys(m.version for m in images if m.name == plain)
+            if versions:
+                hint = f"versions of '{plain}' there: {', '.join(versions)}"
+            elif images:
+                hint = close(name, {m.name for m in images})
+            else:
+                hint = f"the catalog is empty: phx build {plain}"
             raise InputError(Problem(where, f"no image '{name}' in the catalog", hint))
         return found
 
@@ -75,6 +81,10 @@ class Catalog:
         (self.folder(image) / "held").mkdir(exist_ok=True)
         (self.folder(image) / "held" / who).touch()
 
+    def holders(self, image: Manifest) -> list[str]:
+        """Who uses the image."""
+        return sorted(p.name for p in (self.folder(image) / "held").glob("*"))
+
     def release(self, who: str) -> None:
         """Forget every hold of `who`."""
         for path in self.root.glob("*/held/*"):
@@ -83,7 +93,7 @@ class Catalog:
 
     def remove(self, image: Manifest) -> None:
         """Take the image out. Silent when it is gone already; InputError while somebody holds it."""
-        holders = sorted(p.name for p in (self.folder(image) / "held").glob("*"))
+        holders = self.holders(image)
         if holders:
             what = f"image {image.short} is used by {', '.join(holders)}"
             raise InputError(

@@ -156,6 +156,46 @@ def image_show(
     )
 
 
+@image.command("export")
+def image_export(
+    name: Annotated[str, typer.Argument(help="Name, name:version or the first digits of its id.")],
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    form: Annotated[str, typer.Option("--format", help="raw, qcow2, vmdk, vhd or tar.")] = "qcow2",
+) -> None:
+    """Write an image's root filesystem in another format."""
+    from builder.catalog import Catalog
+    from builder.export import export
+    from builder.layers import LayerStore
+
+    catalog = Catalog(home() / "images")
+    found = catalog.get(name)
+    export(found, catalog.folder(found), LayerStore(home() / "layers"), form, file)
+    Terminal().say(
+        f"{found.name} {found.short} is {file}, {file.stat().st_size >> 20} MiB as {form}"
+    )
+
+
+@image.command("prune")
+def image_prune(
+    keep: Annotated[str, typer.Option(help="Layers used this recently stay in any case.")] = "1d",
+    as_json: Json = False,
+) -> None:
+    """Remove images that a newer one replaced and nobody uses, and layers of no image."""
+    from builder import line, units
+    from builder.errors import InputError, Problem
+
+    terminal = Terminal()
+    try:
+        seconds = units.duration(keep)
+    except ValueError as cause:
+        raise InputError(Problem("--keep", *str(cause).split("; "))) from None
+    images, layers = line.Line(home(), library(), terminal.report).prune(seconds)
+    if as_json:
+        terminal.json({"images": [m.id for m in images], "layers": layers})
+    else:
+        terminal.say(f"{len(images)} images and {layers} layers removed")
+
+
 @image.command("rm")
 def image_rm(
     name: Annotated[str, typer.Argument(help="Name or the first digits of its id.")],

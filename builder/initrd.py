@@ -94,10 +94,11 @@ def cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
     out = bytearray()
 
     def add(name: str, mode: int, data: bytes, number: int) -> None:
+        path = name.encode() + b"\0"
         major, minor = (5, 1) if mode & 0o170000 == 0o20000 else (0, 0)
-        head = (number, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name) + 1, 0)
+        head = (number, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(path), 0)
         out.extend(b"070701" + b"".join(b"%08X" % value for value in head))
-        out.extend(name.encode() + b"\0")
+        out.extend(path)
         out.extend(b"\0" * (-len(out) % 4))
         out.extend(data)
         out.extend(b"\0" * (-len(out) % 4))

@@ -18,7 +18,7 @@ import shlex
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,6 +97,26 @@ class LayerStore:
             if target.exists():
                 return  # another build was faster; its bytes are as good
             raise WorkFailed(f"cannot keep layer {info.id[:12]}") from cause
+
+    def use(self, layer: str) -> None:
+        """Note that the layer was used now."""
+        with contextlib.suppress(OSError):
+            os.utime(self.folder(layer) / "layer.json")
+
+    def prune(self, needed: Collection[str], older: float) -> int:
+        """Remove layers that are not `needed` and were not used for `older` seconds; how many there were."""
+        keep = {layer[:SHORT] for layer in needed}
+        count = 0
+        for path in self.root.glob("*/layer.json"):
+            if path.parent.name in keep or time.time() - path.stat().st_mtime < older:
+                continue
+            # Aside first: a layer is whole or absent, also for a build that looks right now.
+            aside = self.root / "tmp" / f"done-{uuid.uuid4().hex[:12]}"
+            with contextlib.suppress(OSError):
+                path.parent.rename(aside)
+                shutil.rmtree(aside, ignore_errors=True)
+                count += 1
+        return count
 
     def _sweep(self) -> None:
         """Remove the work of builds that died: their `alive` file is no longer locked."""

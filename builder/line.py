@@ -156,6 +156,21 @@ class Line:
             rows.append(Explained(layer, f"{number + 1} {step.title()}", there, why))
         return rows
 
+    def prune(self, older: float) -> tuple[list[Manifest], int]:
+        """Remove images that a newer one of their name replaced and nobody uses, then layers of no image.
+
+        older  seconds: layers made or used since then stay, whatever they belong to (a failed build resumes there)
+        Returns the images, and the number of layers.
+        """
+        gone, newest = [], set()
+        for image in self.catalog.images():
+            if image.name in newest and not self.catalog.holders(image):
+                self.catalog.remove(image)
+                gone.append(image)
+            newest.add(image.name)
+        needed = {layer for image in self.catalog.images() for layer in image.layers}
+        return gone, LayerStore(self.home / "layers").prune(needed, older)
+
     def _remember(self, drawn: BuildPlan) -> None:
         told = [plan.told(step) for step in drawn.steps]
         _write(self.home / "told" / f"{drawn.name}.json", json.dumps(told, sort_keys=True))

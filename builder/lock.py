@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import astuple
+from typing import Any
 
-from builder.errors import InputError, Problem
+from builder.errors import InputError, Problem, shown
 from builder.plan import Facts, Locked
 from builder.recipe import Flat
 
@@ -44,12 +46,34 @@ def from_json(text: str, where: str) -> tuple[Facts, str]:
         data = json.loads(text)
         if data["version"] != VERSION:
             raise ValueError(f"version {data['version']}")
-        parts = tuple(tuple(Locked(*row) for row in part) for part in data["parts"])
-        return Facts(int(data["epoch"]), parts), str(data["key"])
-    except (ValueError, KeyError, TypeError) as cause:
+        if type(data["epoch"]) is not int or data["epoch"] < 0:
+            raise ValueError("epoch: not a time")
+        parts = tuple(tuple(_locked(row) for row in part) for part in data["parts"])
+        return Facts(data["epoch"], parts), str(data["key"])
+    except (ValueError, KeyError, TypeError, RecursionError) as cause:
         raise InputError(
             Problem(where, f"is not a lock ({cause})", "phx lock RECIPE --update writes it anew")
         ) from None
+
+
+_FIELDS = {
+    "name": r"[a-z0-9][a-z0-9+.-]+",
+    "version": r"[A-Za-z0-9.+~:-]+",
+    "architecture": r"amd64|all",
+    "sha256": r"[0-9a-f]{64}",
+}
+
+
+def _locked(row: Any) -> Locked:
+    """A package of the lock. ValueError for what Debian would not call so: names reach a shell."""
+    found = Locked(*row)
+    for name, pattern in _FIELDS.items():
+        value = getattr(found, name)
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"{shown(value)} is no package's {name}")
+    if type(found.size) is not int or found.size <= 0:
+        raise ValueError(f"{shown(found.size)} is no package's size")
+    return found
 
 
 def difference(old: Facts | None, new: Facts) -> list[tuple[str, str, str]]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
+from itertools import chain
 from typing import Any
 
 
@@ -26,6 +27,7 @@ class Manifest:
     """id       sha256 over the digests of disk, kernel and initrd: the appliance's identity
     digests  sha256 of each file beside the manifest
     size     bytes of the root filesystem; `stored` bytes on our disk (it is sparse)
+    epoch    seconds since 1970: no file of the image is younger
     built    UTC, ISO 8601: when this copy was made; not part of the identity
     """
 
@@ -43,6 +45,7 @@ class Manifest:
     recipe_digest: str
     parameters: tuple[tuple[str, Any], ...]
     layers: tuple[str, ...]
+    epoch: int
     built: str
 
     @property
@@ -54,16 +57,26 @@ class Manifest:
 
 
 def from_json(text: str) -> Manifest:
-    """Read what `to_json` wrote. ValueError or KeyError if it is something else."""
-    data = json.loads(text)
-    data["digests"] = tuple((k, v) for k, v in data["digests"])
-    data["packages"] = tuple(PackageFact(**p) for p in data["packages"])
-    data["parameters"] = tuple((k, v) for k, v in data["parameters"])
-    data["layers"] = tuple(data["layers"])
+    """Read what `to_json` wrote. ValueError if it is something else."""
     try:
-        return Manifest(**data)
-    except TypeError as cause:
+        data = json.loads(text)
+        data["digests"] = tuple((k, v) for k, v in data["digests"])
+        data["packages"] = tuple(PackageFact(**p) for p in data["packages"])
+        data["parameters"] = tuple((k, v) for k, v in data["parameters"])
+        data["layers"] = tuple(data["layers"])
+        found = Manifest(**data)
+        texts = [getattr(found, f.name) for f in fields(Manifest) if f.type == "str"]
+        texts += [*found.layers, *chain(*found.digests), *(name for name, _ in found.parameters)]
+        texts += chain(*(astuple(p) for p in found.packages))
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("something in it is no text")
+        if not all(
+            type(getattr(found, f.name)) is int for f in fields(Manifest) if f.type == "int"
+        ):
+            raise ValueError("a number in it is none")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as cause:
         raise ValueError(f"not a manifest: {cause}") from None
+    return found
 
 
 def identity(digests: dict[str, str]) -> str:

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from builder.accounts import Account
 from builder.errors import InputError, Problem
-from builder.recipe import Flat, Kernel, Part, Placed
+from builder.recipe import Flat, Part, Placed, PlacedDirectory
+from builder.sections import Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +82,41 @@ class Install:
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
-    """Files with their owners and modes; folders above them are made as root's, 0755."""
+class Accounts:
+    """Users without passwords, each with its numbers, and the groups of their own. The order does not matter."""
 
-    kind: ClassVar[str] = "write"
+    kind: ClassVar[str] = "accounts"
     rev: ClassVar[int] = 1
-    files: tuple[Placed, ...]
+    users: tuple[Account, ...]
 
     def told(self) -> dict[str, Any]:
-        return {"files": sorted([f.path, f.mode, f.owner, f.sha256] for f in self.files)}
+        return {
+            "users": sorted(
+                [u.name, u.uid, u.group if u.gid is None else u.gid, u.home, u.shell,
+                 sorted(u.groups), u.system, u.summary]
+                for u in self.users
+            )
+        }  # fmt: skip
 
     def title(self) -> str:
-        names = ", ".join(f.path for f in self.files[:3])
-        return f"write {names}" + (
-            f" and {len(self.files) - 3} more" if len(self.files) > 3 else ""
-        )
+        return f"users {_few([u.name for u in self.users])}"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Directories and files with their owners and modes; what is missing above them is made as root's, 0755."""
+
+    kind: ClassVar[str] = "write"
+    rev: ClassVar[int] = 2
+    files: tuple[Placed, ...]
+    directories: tuple[PlacedDirectory, ...] = ()
+
+    def told(self) -> dict[str, Any]:
+        return {"files": sorted([f.path, f.mode, f.owner, f.sha256] for f in self.files),
+                "directories": sorted([d.path, d.mode, d.owner] for d in self.directories)}  # fmt: skip
+
+    def title(self) -> str:
+        return f"write {_few([*(d.path for d in self.directories), *(f.path for f in self.files)])}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +139,16 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Lines run by `sh -eu` as root in the tree."""
+    """Lines run by `sh -eu` in the tree. The user is only told when it is not root."""
 
     kind: ClassVar[str] = "script"
     rev: ClassVar[int] = 1
     name: str
     script: str
+    user: str = "root"
 
     def told(self) -> dict[str, Any]:
-        return {"script": self.script}
+        return {"script": self.script} | ({"user": self.user} if self.user != "root" else {})
 
     def title(self) -> str:
         return f"run: {self.name}"
@@ -145,7 +168,11 @@ class Seal:
         return "seal: no machine-id, host keys, caches or logs"
 
 
-Step = Bootstrap | Install | Write | Switch | Script | Seal
+Step = Bootstrap | Install | Accounts | Write | Switch | Script | Seal
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def told(step: Step) -> dict[str, Any]:
@@ -178,12 +205,16 @@ def changed(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
 
 
 def _brief(value: object) -> str:
-    """A package as name=version, a file as path@digest, a long text as its digest."""
+    """A package as name=version, a file as path@digest, a user as in /etc/passwd, a long text as its digest."""
+    if isinstance(value, list) and len(value) == 8:
+        return ":".join(str(x) for x in value[:5])
+    if isinstance(value, list) and len(value) == 3:
+        return f"{value[0]} {value[1]:04o} {value[2]}"
     if isinstance(value, list) and len(value) == 4:
         if str(value[0]).startswith("/"):
             return f"{value[0]}@{str(value[3])[:8]}"
         return f"{value[0]}={value[1]}"
-    text = str(value)
+    text = "nothing" if value is None else str(value)
     return text if len(text) <= 40 else hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -200,7 +231,7 @@ class Output:
     size: int
     kernel: Kernel
     epoch: int
-    rev: int = 2
+    rev: int = 3
 
     def told(self) -> dict[str, Any]:
         return {
@@ -252,11 +283,11 @@ def plan(recipe: Flat, facts: Facts) -> BuildPlan:
     steps: list[Step] = [
         Bootstrap(recipe.suite, facts.epoch, wanted(recipe, root), locks[root.recipe])
     ]
-    steps += _sections(root.files, root.services, root.run)
+    steps += _sections(root)
     for part in rest:
         if part.packages:
             steps.append(Install(wanted(recipe, part), locks[part.recipe]))
-        steps += _sections(part.files, part.services, part.run)
+        steps += _sections(part)
     steps.append(Seal())
     return BuildPlan(
         recipe.name, recipe.version, recipe.summary, recipe.digest, recipe.parameters,
@@ -270,15 +301,16 @@ def wanted(recipe: Flat, part: Part) -> tuple[str, ...]:
     return (*names, recipe.kernel.package) if part is recipe.parts[0] else names
 
 
-def _sections(
-    files: tuple[Placed, ...], services: Any, run: tuple[tuple[str, str], ...]
-) -> list[Step]:
+def _sections(part: Part) -> list[Step]:
     steps: list[Step] = []
-    if files:
-        steps.append(Write(files))
-    if services.enable or services.disable or services.mask:
-        steps.append(Switch(services.enable, services.disable, services.mask))
-    steps += [Script(name, script) for name, script in run]
+    if part.users:
+        steps.append(Accounts(part.users))
+    if part.files or part.directories:
+        steps.append(Write(part.files, part.directories))
+    units = part.services
+    if units.enable or units.disable or units.mask:
+        steps.append(Switch(units.enable, units.disable, units.mask))
+    steps += [Script(lines.name, lines.script, lines.user) for lines in part.run]
     return steps
 
 

@@ -74,10 +74,13 @@ def run(
             env=env, cwd=cwd, start_new_session=True,
         )  # fmt: skip
         stack.callback(_end, process)
-        stdout, lines = _converse(
-            process, stdin, time.monotonic() + timeout, sink, on_line, argv[0]
-        )
-        status = process.wait()
+        deadline = time.monotonic() + timeout
+        stdout, lines = _converse(process, stdin, deadline, sink, on_line, argv[0])
+        try:
+            # It may have closed its outputs long before its end.
+            status = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise _late(argv[0], lines) from None
     tail = "\n".join(lines[-TAIL:])
     if check and status != 0:
         raise CommandFailed(list(argv), status, tail)
@@ -119,10 +122,7 @@ def _converse(
         while ready.get_map():
             left = deadline - time.monotonic()
             if left <= 0:
-                last = (bytes(err) or bytes(out)).decode(errors="replace").strip().splitlines()[-1:]
-                raise TimedOut(
-                    f"{name} did not end in time; it last said: {''.join(last) or 'nothing'}"
-                )
+                raise _late(name, _spoken(out, err))
             for key, _ in ready.select(timeout=left):
                 if key.fileobj is process.stdin:
                     try:
@@ -148,10 +148,21 @@ def _converse(
                     pending[pipe] = bytearray(rest_line)
                     for line in full:
                         on_line(line.decode(errors="replace").rstrip())
-    spoken = bytes(err).decode(errors="replace").splitlines()
-    if not any(line.strip() for line in spoken):
-        spoken = bytes(out).decode(errors="replace").splitlines()
-    return bytes(out), [line for line in spoken if line.strip()]
+    return bytes(out), _spoken(out, err)
+
+
+def _spoken(out: bytearray, err: bytearray) -> list[str]:
+    """The lines that hold something: of standard error, or of the output when that has none."""
+    for pipe in (err, out):
+        lines = [line for line in pipe.decode(errors="replace").splitlines() if line.strip()]
+        if lines:
+            return lines
+    return []
+
+
+def _late(name: str, lines: Sequence[str]) -> TimedOut:
+    last = lines[-1].strip() if lines else "nothing"
+    return TimedOut(f"{name} did not end in time; it last said: {last}")
 
 
 def start_detached(

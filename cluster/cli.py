@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import sys
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,9 +57,14 @@ def main() -> None:
         sys.exit(full.exit_code)
 
 
-def _site() -> Any:
+def _site(*, starts: bool = False) -> Any:
+    """The home. `starts`: where none is yet, a sandbox host comes with it; who may not start one hears so first."""
     from cluster.launch import Site
 
+    if starts and not (home() / "ledger.sqlite").exists():
+        from cluster.hosts import sandbox
+
+        sandbox.demand_root()
     return Site(home())
 
 
@@ -78,6 +84,27 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(3)
 
 
+class Document(StrEnum):
+    """What people write."""
+
+    recipe = "recipe"
+    cluster = "cluster"
+
+
+@app.command("schema")
+def schema_(
+    document: Annotated[
+        Document, typer.Argument(metavar="recipe|cluster", help="recipe.yaml or cluster.yaml.")
+    ],
+) -> None:
+    """Print the JSON Schema of a document, with which editors complete and check it."""
+    from builder import sections
+    from cluster import spec
+
+    schema = sections.schema() if document is Document.recipe else spec.schema()
+    Terminal().json(schema)
+
+
 @host.command("up")
 def host_up(
     name: Annotated[str, typer.Argument(help="The sandbox host's name.")] = "local",
@@ -87,14 +114,15 @@ def host_up(
 ) -> None:
     """Start a sandbox host: a libvirtd of our own in namespaces of its own."""
     _host_name(name)
-    started = _site().start_host(name, _bandwidth(network))
+    bandwidth = _bandwidth(network)
+    started = _site(starts=True).start_host(name, bandwidth)
     Terminal().say(f"host '{name}' runs: {started.uri}")
 
 
 def _host_name(name: str) -> None:
     """A host's name becomes a folder's and a namespace's: it must be a plain one."""
     from builder.errors import InputError, Problem
-    from builder.recipe import name_of
+    from builder.kinds import name_of
 
     try:
         name_of(name)
@@ -264,7 +292,7 @@ def up_(
     """Launch a cluster, or bring it to what its file says; ends when every node is ready."""
     from cluster import launch, show
 
-    terminal, site = Terminal(), _site()
+    terminal, site = Terminal(), _site(starts=True)
     drawn = launch.up(site, file, on, replace, terminal.report)
     rows = show.nodes(site, [drawn.spec.cluster])
     if as_json:

@@ -6,7 +6,7 @@ domain that exists has both; bandwidth is read back and set again whenever it di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import assert_never
@@ -53,22 +53,25 @@ def apply(
                 assert_never(action)
 
     failures: list[PhiloxeniaError] = []
+    failed: set[str] = set()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done in [pool.submit(one, action) for action in actions]:
+        for action, done in [(action, pool.submit(one, action)) for action in actions]:
             try:
                 done.result()
             except PhiloxeniaError as cause:
                 failures.append(cause)
+                failed.add(action.node if isinstance(action, Remove) else action.node.name)
+    # Those that did start are held to their limits, whatever became of the others.
+    shape(plan, host, failed)
     if failures:
         raise failures[0]
-    shape(plan, host)
 
 
-def shape(plan: ClusterPlan, host: Host) -> list[str]:
-    """Hold every node's bandwidth; the nodes for which something had to be set."""
+def shape(plan: ClusterPlan, host: Host, but: Container[str] = ()) -> list[str]:
+    """Hold the bandwidth of every node `but` those; the nodes for which something had to be set."""
     changed = []
     with Shaper(host.netns) as shaper:
-        for node in plan.nodes:
+        for node in (n for n in plan.nodes if n.name not in but):
             given = node.machine.guarantee
             if shaper.ensure(node.machine.tap, Shape(given.network_guarantee, given.network_limit)):
                 changed.append(node.name)

@@ -33,6 +33,7 @@ from sqlalchemy.engine import Connection
 
 from builder.errors import EnvironmentLacks, InputError, Problem, close
 from cluster.hosts.host import Host
+from cluster.spec import natural
 from contextualize.identity import Secret
 
 _tables = MetaData()
@@ -224,16 +225,6 @@ class Ledger:
                 .where(_nodes.c.cluster == node.cluster, _nodes.c.name == node.name)
                 .values(**values)
             )
-
-
-def natural(name: str) -> tuple[str, int]:
-    """Sort key under which worker-2 comes before worker-10.
-
-    >>> sorted(["w-10", "w-2"], key=natural)
-    ['w-2', 'w-10']
-    """
-    stem, _, number = name.rpartition("-")
-    return (stem, int(number)) if number.isdigit() else (name, 0)
 
 
 def _fields(row: ClusterRow) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from builder.errors import NoRoom
 from builder.units import show_rate, show_size
 from cluster.guarantee import Guarantee
+from cluster.spec import natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,12 @@ def place(
     rooms   what each host has left, in any order
     pinned  node -> host it runs on already; its room is taken there first
     Raises NoRoom naming the first node without a host and the roomiest host.
-    Method: first fit, largest memory first, O(N H). May refuse what a search would place.
+    Method: first fit, largest memory first, equals by their numbers, O(N H). May refuse what a search would place.
     """
     left = {r.host: r for r in rooms}
     fixed = pinned or {}
     order = sorted(
-        wanted, key=lambda w: (w[0] not in fixed, -w[1].memory, -w[1].cpu_guarantee, w[0])
+        wanted, key=lambda w: (w[0] not in fixed, -w[1].memory, -w[1].cpu_guarantee, natural(w[0]))
     )
     placed: dict[str, str] = {}
     for node, given in order:

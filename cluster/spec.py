@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from builder import units
 from builder.document import Document, Written, by_line, check, read
 from builder.errors import InputError, Problem, close, shown
-from builder.recipe import Many, Name, Size
+from builder.kinds import Many, Name, Rate, Seconds, Size
 
 
 def _cores(value: object) -> int:
@@ -53,13 +52,28 @@ def _key(text: str) -> str:
 LONGEST = 60
 """Letters that CLUSTER.NODE may have: it is in the path of a socket, which holds 107 bytes."""
 
-Cores = Annotated[int, BeforeValidator(_cores)]
+Cores = Annotated[
+    int,
+    BeforeValidator(_cores),
+    WithJsonSchema({"type": "number", "minimum": 0.01, "maximum": 4096}),
+]
 """Thousandths of a core."""
-Rate = Annotated[int, BeforeValidator(units.rate)]
-Net = Annotated[ipaddress.IPv4Network, BeforeValidator(_net)]
-Address = Annotated[ipaddress.IPv4Address, BeforeValidator(_address)]
-Seconds = Annotated[int, BeforeValidator(units.duration)]
-PublicKey = Annotated[str, AfterValidator(_key)]
+_DOTTED = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
+Net = Annotated[
+    ipaddress.IPv4Network,
+    BeforeValidator(_net),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DOTTED}/([89]|1[0-9]|2[0-9])$"}),
+]
+Address = Annotated[
+    ipaddress.IPv4Address,
+    BeforeValidator(_address),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DOTTED}$"}),
+]
+PublicKey = Annotated[
+    str,
+    AfterValidator(_key),
+    WithJsonSchema({"type": "string", "pattern": "^(ssh-|ecdsa-|sk-)[^ ]+ .+$"}),
+]
 
 
 class Cpu(Written):
@@ -100,7 +114,11 @@ class Role(Written):
     cpu: Cpu = Field(description="as in {guarantee: 0.5, limit: 1}, in cores")
     memory: Size = Field(description="memory of each node, as in 512M; guaranteed and limit in one")
     network: Bandwidth = Field(description="as in {guarantee: 20Mbit, limit: 100Mbit}")
-    disk: Size = Field(4 << 30, description="size of each node's disk, as in 4G")
+    disk: Size = Field(
+        4 << 30,
+        description="size of each node's disk, as in 4G",
+        json_schema_extra={"default": "4G"},
+    )
     address: Address | None = Field(
         None, description="address of the first node; the others follow it"
     )
@@ -123,8 +141,14 @@ class ClusterSpec(Written):
     authorized_keys: Many[PublicKey] = Field(
         (), description="public keys that may enter every node"
     )
-    deadline: Seconds = Field(300, description="how long all nodes may take to be ready, as in 5m")
-    hook_limit: Seconds = Field(300, description="how long one hook may take, as in 2m")
+    deadline: Seconds = Field(
+        300,
+        description="how long all nodes may take to be ready, as in 5m",
+        json_schema_extra={"default": "5m"},
+    )
+    hook_limit: Seconds = Field(
+        300, description="how long one hook may take, as in 2m", json_schema_extra={"default": "5m"}
+    )
 
     @property
     def names(self) -> tuple[tuple[str, str], ...]:
@@ -132,6 +156,21 @@ class ClusterSpec(Written):
         return tuple(
             (f"{role}-{n}", role) for role, r in self.roles.items() for n in range(1, r.count + 1)
         )
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of cluster.yaml, for editors."""
+    return ClusterSpec.model_json_schema(by_alias=True)
+
+
+def natural(name: str) -> tuple[str, int]:
+    """Sort key under which worker-2 comes before worker-10.
+
+    >>> sorted(["w-10", "w-2"], key=natural)
+    ['w-2', 'w-10']
+    """
+    stem, _, number = name.rpartition("-")
+    return (stem, int(number)) if number.isdigit() else (name, 0)
 
 
 def load(path: Path) -> tuple[ClusterSpec, Document]:

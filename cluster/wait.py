@@ -67,9 +67,9 @@ def until_ready(
             now = time.monotonic()
             failed = next((r for r in rows.values() if r.stage == "failed"), None)
             if failed:
+                why = failed.message.partition("\n")[0] or "it does not say why"
                 raise WorkFailed(
-                    f"{failed.name} failed: {failed.message.splitlines()[0]}"
-                    + _indent(failed.message, 1),
+                    f"{failed.name} failed: {why}" + _indent(failed.message, 1),
                     f"phx ssh {failed.name} to look around; phx ssh {failed.name} -- systemctl restart "
                     "philoxenia-agent "
                     "runs its hooks again, and phx up then goes on",

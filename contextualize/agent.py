@@ -89,8 +89,8 @@ def read_seed(deadline: float) -> dict[str, Any]:
 
 def write(path: str, text: str, mode: int) -> None:
     """Put a file in place whole, with its mode, unless it is there already."""
-    with contextlib.suppress(OSError), open(path, encoding="utf-8") as old:
-        if old.read() == text and os.stat(path).st_mode & 0o7777 == mode:
+    with contextlib.suppress(OSError), open(path, "rb") as old:
+        if old.read() == text.encode() and os.stat(path).st_mode & 0o7777 == mode:
             return
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     aside = path + ".philoxenia"

@@ -106,12 +106,13 @@ def ssh_config(nodes: Sequence[tuple[str, str]], folder: Path, enter: str) -> st
     folder  where known_hosts and operator_key lie
     enter   the command that enters the nodes' network, or "" when it is ours
     """
+    key, known = (_word(folder / name) for name in ("operator_key", "known_hosts"))
     lines = []
     for name, address in nodes:
         lines += [
             f"Host {name}", f"    HostName {address}", f"    HostKeyAlias {name}", "    User root",
-            f"    IdentityFile {folder}/operator_key", "    IdentitiesOnly yes",
-            f"    UserKnownHostsFile {folder}/known_hosts", "    GlobalKnownHostsFile /dev/null",
+            f"    IdentityFile {key}", "    IdentitiesOnly yes",
+            f"    UserKnownHostsFile {known}", "    GlobalKnownHostsFile /dev/null",
             "    StrictHostKeyChecking yes", "    LogLevel ERROR", "    ConnectTimeout 30",
         ]  # fmt: skip
         if enter:
@@ -119,6 +120,14 @@ def ssh_config(nodes: Sequence[tuple[str, str]], folder: Path, enter: str) -> st
             relay = "exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3; kill $!"
             lines.append(f"    ProxyCommand {enter} bash -c '{relay}'")
     return "\n".join(lines) + "\n"
+
+
+def _word(path: Path) -> str:
+    """The path as ssh_config(5) reads it: % begins a token there, and blanks end a word outside of quotes."""
+    text = str(path).replace("%", "%%")
+    if not set(text) & set(" \t'\"\\"):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def cloud_init(context: Context, node: str) -> dict[str, str]:

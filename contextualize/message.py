@@ -9,14 +9,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
+import re
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from contextualize.identity import Secret
 
 Stage = Literal["booted", "contextualized", "healthy", "failed"]
 LIMIT = 256 * 1024
 """Bytes that one line may have."""
+MESSAGE, TAIL = 500, 8000
+"""Characters kept of a report's message, from its start, and of its tail, from its end."""
+MOST = 2**31
+"""The largest number that a report may be the one of, and a hook may end with."""
 
 ASK = b'{"ask": "all"}\n'
 """What our side says to hear everything from the start."""
@@ -28,7 +34,7 @@ class BadMessage(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a node said. `uptime` is seconds since its kernel started; `boot` names that boot."""
+    """What a node said, its texts made plain. `uptime` is seconds since its kernel started; `boot` names that boot."""
 
     node: str
     boot: str
@@ -56,19 +62,51 @@ def decode(line: bytes, node: str, token: Secret) -> Report:
     try:
         told = json.loads(body)
         hooks = tuple(
-            (str(p), None if s is None else int(s), float(t)) for p, s, t in told.get("hooks", [])
+            (plain(path), None if status is None else _whole(status, -MOST), _seconds(took))
+            for path, status, took in told.get("hooks", [])
         )
         report = Report(
-            str(told["node"]), str(told["boot"]), int(told["seq"]), cast(Stage, told["stage"]),
-            float(told["uptime"]), str(told.get("message", "")), str(told.get("tail", "")), hooks,
+            plain(told["node"]), plain(told["boot"]), _whole(told["seq"]),
+            cast(Stage, plain(told["stage"])), _seconds(told["uptime"]),
+            plain(told.get("message", ""))[:MESSAGE], plain(told.get("tail", ""))[-TAIL:], hooks,
         )  # fmt: skip
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise BadMessage(f"{node} sent a report without what it must say") from None
     if report.node != node:
         raise BadMessage(f"{node} calls itself '{report.node[:64]}'")
     if report.stage not in get_args(Stage):
         raise BadMessage(f"{node} reports an unknown stage '{report.stage[:64]}'")
     return report
+
+
+_ESCAPE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC, DCS and their like: titles, clipboard
+    r"|\x1b[ -/]*[0-~]"
+)
+_UNFIT = re.compile(r"[^\t\n -~\xa0-\ud7ff\ue000-\U0010ffff]")
+
+
+def plain(text: str) -> str:
+    """What a guest wrote, unable to drive the terminal that it is shown on: without escape sequences (ECMA-48) and
+    carriage returns; other control characters but newline and tab, and halves of a character, are replaced.
+
+    >>> plain("\x1b[31mred\x1b[0m\\r\\n\x07")
+    'red\\n\ufffd'
+    """
+    return _UNFIT.sub("\ufffd", _ESCAPE.sub("", text).replace("\r", ""))
+
+
+def _whole(value: Any, least: int = 0) -> int:
+    if type(value) is not int or not least <= value <= MOST:
+        raise ValueError("not a whole number of that size")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not 0 <= value < math.inf:
+        raise ValueError("not a number of seconds")
+    return float(value)
 
 
 def encode(body: dict[str, object], token: Secret) -> bytes:

@@ -5,11 +5,21 @@ The bytes depend only on the files: the times that the format demands are fixed.
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping
-from unittest import mock
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 
 VOLUME = "cidata"
+STAMP = 1_700_000_000.0
+"""The time of every record, seconds since 1970."""
+
+_CLOCK = SimpleNamespace(
+    time=lambda: STAMP, localtime=time.gmtime, gmtime=time.gmtime, strftime=time.strftime
+)
+_ONE = threading.Lock()
 
 
 def iso(files: Mapping[str, bytes]) -> bytes:
@@ -17,8 +27,7 @@ def iso(files: Mapping[str, bytes]) -> bytes:
     import pycdlib
 
     disc = pycdlib.PyCdlib()
-    # pycdlib stamps records with time.time(); at a fixed time the same files give the same image.
-    with mock.patch("pycdlib.dates.time.time", lambda: 1_700_000_000.0):
+    with _stopped():
         disc.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=VOLUME)
         for number, (name, data) in enumerate(sorted(files.items())):
             disc.add_fp(
@@ -28,3 +37,20 @@ def iso(files: Mapping[str, bytes]) -> bytes:
         disc.write_fp(out)
     disc.close()
     return out.getvalue()
+
+
+@contextlib.contextmanager
+def _stopped() -> Iterator[None]:
+    """pycdlib stamps records with the local time of now: let it see a clock that stands still at UTC, in place of the
+    module `time`. Only its own modules are changed, and by one thread at a time: the process keeps its clock.
+    """
+    from pycdlib import dates, headervd, pycdlib
+
+    with _ONE:
+        for module in (dates, headervd, pycdlib):
+            vars(module)["time"] = _CLOCK
+        try:
+            yield
+        finally:
+            for module in (dates, headervd, pycdlib):
+                vars(module)["time"] = time

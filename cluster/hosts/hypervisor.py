@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 from xml.etree import ElementTree
 
 from builder.errors import EnvironmentLacks, WorkFailed
+from cluster import domain as domains
+from cluster import network as networks
 from cluster.domain import Mark, mark
 from cluster.network import NAMESPACE
 
@@ -52,11 +54,11 @@ class Hypervisor(Protocol):
         ...
 
     def start_network(self, name: str, xml: str) -> None:
-        """Define and start unless it is up."""
+        """Define and start unless it is up. WorkFailed if one of that name is not ours."""
         ...
 
     def remove_network(self, name: str) -> None:
-        """Stop and undefine; silent when there is none."""
+        """Stop and undefine; silent when there is none. WorkFailed if it is not ours."""
         ...
 
     def start(self, name: str, xml: str) -> None:
@@ -68,7 +70,7 @@ class Hypervisor(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Stop at once and undefine; silent when there is none."""
+        """Stop at once and undefine; silent when there is none. WorkFailed if it is not ours."""
         ...
 
     def close(self) -> None: ...
@@ -139,10 +141,9 @@ class Libvirt:
         found = {}
         with self._door("the host does not list its networks"):
             for network in self._connection.listAllNetworks():
-                text = ElementTree.fromstring(network.XMLDesc())
-                ours = text.find(f"metadata/{{{NAMESPACE}}}network")
-                if ours is not None and network.isActive():
-                    found[network.name()] = ours.attrib["cluster"]
+                cluster = _cluster(network.XMLDesc())
+                if cluster is not None and network.isActive():
+                    found[network.name()] = cluster
         return found
 
     def start_network(self, name: str, xml: str) -> None:
@@ -150,6 +151,7 @@ class Libvirt:
             network = self._found(self._connection.networkLookupByName, name)
             if network is None:
                 network = self._connection.networkDefineXML(xml)
+            _claim_network(name, network.XMLDesc())
             if not network.isActive():
                 network.create()
 
@@ -157,6 +159,7 @@ class Libvirt:
         with self._door(f"network {name} cannot be removed"):
             network = self._found(self._connection.networkLookupByName, name)
             if network is not None:
+                _claim_network(name, network.XMLDesc())
                 if network.isActive():
                     network.destroy()
                 if network.isPersistent():
@@ -181,6 +184,7 @@ class Libvirt:
             domain = self._found(self._connection.lookupByName, name)
             if domain is None:
                 return
+            _claim_domain(name, domain.XMLDesc())
             if domain.isActive():
                 try:
                     domain.destroy()
@@ -199,6 +203,32 @@ class Libvirt:
             raise
 
 
+def _cluster(xml: str) -> str | None:
+    """The cluster of a network of ours; None when it is another's."""
+    ours = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}network")
+    return None if ours is None else ours.attrib["cluster"]
+
+
+def _claim_network(name: str, xml: str) -> None:
+    """WorkFailed unless the network is ours, under the name that we gave it."""
+    cluster = _cluster(xml)
+    if cluster is None or networks.name(cluster) != name:
+        raise _foreign(f"network {name}")
+
+
+def _claim_domain(name: str, xml: str) -> None:
+    """WorkFailed unless the domain is ours, under the name that we gave it."""
+    known = mark(xml)
+    if known is None or domains.name(known.cluster, known.node) != name:
+        raise _foreign(f"domain {name}")
+
+
+def _foreign(what: str) -> WorkFailed:
+    return WorkFailed(
+        f"{what} is not ours: it was not made by phx", "rename or remove it with virsh"
+    )
+
+
 @dataclass(slots=True)
 class FakeHypervisor:
     """The port in memory, for tests of what uses it. Proves nothing about guests."""
@@ -214,18 +244,16 @@ class FakeHypervisor:
         return tuple(Seen(name, m, state) for name, m, state in marks if m is not None)
 
     def networks(self) -> dict[str, str]:
-        found = {}
-        for name, xml in self.nets.items():
-            ours = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}network")
-            if ours is not None:
-                found[name] = ours.attrib["cluster"]
-        return found
+        found = ((name, _cluster(xml)) for name, xml in self.nets.items())
+        return {name: cluster for name, cluster in found if cluster is not None}
 
     def start_network(self, name: str, xml: str) -> None:
-        self.nets.setdefault(name, xml)
+        _claim_network(name, self.nets.setdefault(name, xml))
 
     def remove_network(self, name: str) -> None:
-        self.nets.pop(name, None)
+        if name in self.nets:
+            _claim_network(name, self.nets[name])
+            del self.nets[name]
 
     def start(self, name: str, xml: str) -> None:
         if name in self.domains and self.domains[name][1] == "running":
@@ -238,7 +266,9 @@ class FakeHypervisor:
         self.domains[name] = (self.domains[name][0], "running")
 
     def remove(self, name: str) -> None:
-        self.domains.pop(name, None)
+        if name in self.domains:
+            _claim_domain(name, self.domains[name][0])
+            del self.domains[name]
 
     def close(self) -> None:
         pass

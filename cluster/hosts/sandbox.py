@@ -62,8 +62,7 @@ def up(name: str, home: Path, catalog: Path, network: int) -> Host:
     Raises EnvironmentLacks (not root, a program missing), InputError (the name is used by another home),
     TimedOut with the end of libvirtd's log.
     """
-    if os.geteuid() != 0:
-        raise EnvironmentLacks("a sandbox host needs root (namespaces, mounts)", "run it with sudo")
+    demand_root()
     for needed, package in (("libvirtd", "libvirt-daemon"), ("virtlogd", "libvirt-daemon"),
                             ("ip", "iproute2"), ("qemu-system-x86_64", "qemu-system-x86"),
                             ("qemu-img", "qemu-utils"), ("nsenter", "util-linux")):  # fmt: skip
@@ -71,10 +70,10 @@ def up(name: str, home: Path, catalog: Path, network: int) -> Host:
     host = describe(name, home, catalog, network)
     Path("/run/philoxenia").mkdir(mode=0o755, exist_ok=True)
     with _lock(name):
-        owner = Path(host.run) / "owner"
-        if owner.exists() and owner.read_text() != host.folder and pids(name):
+        owner = _owner(host)
+        if owner not in ("", host.folder) and pids(name):
             raise InputError(
-                Problem("", f"a sandbox host '{name}' of another folder is running: {owner.read_text()}",
+                Problem("", f"a sandbox host '{name}' of another folder is running: {owner}",
                         "choose another name, or take that one down from there")
             )  # fmt: skip
         if alive(host):
@@ -109,8 +108,13 @@ def up(name: str, home: Path, catalog: Path, network: int) -> Host:
                     f"host '{name}': libvirtd did not start; it last said: {' | '.join(last)}"
                 )
             time.sleep(0.05)
-        owner.write_text(host.folder)
     return host
+
+
+def demand_root() -> None:
+    """EnvironmentLacks unless we are root."""
+    if os.geteuid() != 0:
+        raise EnvironmentLacks("a sandbox host needs root (namespaces, mounts)", "run it with sudo")
 
 
 def describe(name: str, home: Path, catalog: Path, network: int) -> Host:
@@ -130,7 +134,11 @@ def describe(name: str, home: Path, catalog: Path, network: int) -> Host:
 
 def down(host: Host) -> None:
     """End everything that lives in the sandbox and remove what it was made of. Silent when it is gone."""
+    demand_root()
     with _lock(host.name):
+        if _owner(host) not in ("", host.folder):
+            shutil.rmtree(host.folder, ignore_errors=True)
+            return  # the name is another home's by now: only our folder is ours
         for signal_, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 10.0)):
             deadline = time.monotonic() + patience
             for pid in pids(host.name):
@@ -146,15 +154,25 @@ def down(host: Host) -> None:
 
 
 def alive(host: Host) -> bool:
-    """Whether the sandbox's libvirtd accepts connections."""
+    """Whether the sandbox's libvirtd accepts connections. One of that name that another home started is not it."""
     import socket
 
+    if _owner(host) != host.folder:
+        return False
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(f"{host.run}/libvirt-sock")
         except OSError:
             return False
     return True
+
+
+def _owner(host: Host) -> str:
+    """The folder of the host whose sockets lie in `host.run`; "" when there are none."""
+    try:
+        return (Path(host.run) / "owner").read_text()
+    except OSError:
+        return ""
 
 
 def pids(name: str) -> list[int]:
@@ -199,6 +217,7 @@ def _prepare(host: Host) -> None:
     folder, run_folder = Path(host.folder), Path(host.run)
     for top in (folder, run_folder):
         top.mkdir(parents=True, exist_ok=True)
+    (run_folder / "owner").write_text(host.folder)
     for name in ("lib/qemu", "lib/dnsmasq", "lib/images", "log", "etc", "dev"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for point in (

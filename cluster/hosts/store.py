@@ -16,6 +16,7 @@ from builder.errors import WorkFailed
 from builder.run import run
 from cluster import domain
 from cluster.hosts.host import LOGS, QEMU_UID, RUN, STATE, Host
+from contextualize.message import plain
 
 NETWORK_STATE = PurePosixPath("/run/libvirt/network")
 """Where libvirt keeps a folder for each network that it ever started."""
@@ -97,7 +98,7 @@ def remove_cluster(host: Host, cluster: str) -> None:
 
 
 def console_tail(host: Host, cluster: str, node: str, lines: int = 20) -> str:
-    """The end of what the node's console said; "" before it said anything."""
+    """The end of what the node's console said, made plain; "" before it said anything."""
     path: Path = host.outside(log(cluster, node))
     try:
         with path.open("rb") as file:
@@ -105,4 +106,4 @@ def console_tail(host: Host, cluster: str, node: str, lines: int = 20) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join(text.replace("\r", "").splitlines()[-lines:])
+    return "\n".join(plain(text).splitlines()[-lines:])

@@ -241,3 +241,47 @@ def test_a_silent_mirror_is_called_that(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "the mirror in this machine's apt configuration does not answer" in done.stderr
     shutil.rmtree(tmp_path / "home")
+
+
+def test_an_image_in_other_formats(image: Phx, tmp_path: Path) -> None:
+    disk = folder(image, "base") / "disk.raw"
+    for form in ("raw", "qcow2", "vmdk", "vhd"):
+        file = tmp_path / f"base.{form}"
+        image.run("image", "export", "base", file, "--format", form)
+        same = subprocess.run(
+            ["qemu-img", "compare", "-F", {"vhd": "vpc"}.get(form, form), "-f", "raw", disk, file],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert "Images are identical" in same.stdout, (form, same)
+    image.run("image", "export", "base", tmp_path / "again.qcow2", "--format", "qcow2")
+    assert (tmp_path / "again.qcow2").read_bytes() == (tmp_path / "base.qcow2").read_bytes()
+    image.run("image", "export", "base", tmp_path / "base.tar", "--format", "tar")
+    names = subprocess.run(
+        ["tar", "-tf", tmp_path / "base.tar"], capture_output=True, text=True
+    ).stdout.split("\n")
+    assert {"./etc/debian_version", "./usr/lib/philoxenia/agent.py", "./bin"} <= set(names)
+    assert names[:-1] == sorted(names[:-1], key=lambda n: n.rstrip("/").split("/"))
+    assert (
+        "is there already"
+        in image.run("image", "export", "base", tmp_path / "base.tar", status=2).stderr
+    )
+    said = image.run("image", "export", "base", tmp_path / "x", "--format", "qcow", status=2).stderr
+    assert "did you mean 'qcow2'?" in said
+    assert not list(tmp_path.glob(".*.new"))
+
+
+def test_prune_keeps_what_is_newest_or_used(library: Callable[..., Phx]) -> None:
+    text = "from: base\nrun:\n  - {name: once, script: 'echo %s'}\n"
+    phx = library(pruned=text % time.time())
+    phx.run("build", "pruned")
+    old = phx.json("image", "show", "pruned")["id"]  # type: ignore[call-overload,index]
+    phx = library(pruned=text % time.time())
+    phx.run("build", "pruned")
+    said = phx.json("image", "prune", "--keep", "1s")
+    assert old in said["images"]  # type: ignore[call-overload,index]
+    assert said["layers"] >= 1  # type: ignore[call-overload,index]
+    names = [m["name"] for m in phx.json("image", "ls")]  # type: ignore[attr-defined]
+    assert len(names) == len(set(names))
+    assert "up to date" in phx.run("build", "pruned").stdout
+    why = {row["why"] for row in phx.json("build", "pruned", "--explain")}  # type: ignore[attr-defined]
+    assert why == {"same input as when it was made"}

@@ -1,0 +1,77 @@
+"""What one document of a recipe sees of the parameters: its templates rendered, its conditions decided.
+
+A name that is no parameter is a problem, not an empty text; so is one in a condition, even where it would not be
+looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import jinja2
+from jinja2 import meta
+
+from builder.document import Document, Place
+from builder.errors import Problem, close, shown
+from builder.kinds import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One document's texts and conditions, over the parameters that it sees."""
+
+    document: Document
+    values: Mapping[str, Value]
+    problems: list[Problem]
+    environment: jinja2.Environment = field(
+        default_factory=lambda: jinja2.Environment(
+            undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        )
+    )
+
+    def wrong(self, place: Place, what: str, hint: str = "") -> None:
+        self.problems.append(self.document.problem(place, what, hint))
+
+    def render(self, text: str, place: Place, inside: str = "") -> str:
+        named = f"{inside}: " if inside else ""
+        try:
+            return self.environment.from_string(text).render(self.values)
+        except jinja2.UndefinedError as cause:
+            missing = re.search(r"'([^']+)' is undefined", str(cause))
+            name = missing[1] if missing else ""
+            what = f"{named}no parameter '{name}'" if name else f"{named}{cause}"
+            self.wrong(place, what, close(name, self.values) if name else "")
+        except jinja2.TemplateSyntaxError as cause:
+            said = (cause.message or "not a template").rstrip(".")
+            self.wrong(place, f"{named}line {cause.lineno}: {said}")
+        except Exception as cause:  # a filter or an operator on values that it does not take
+            self.wrong(place, f"{named}cannot be rendered: {cause}")
+        return ""
+
+    def holds(self, when: str | None, place: Place) -> bool:
+        """Whether an entry counts. A condition that cannot be decided is a problem, and false."""
+        if when is None:
+            return True
+        place = (*place, "when")
+        try:
+            expression = self.environment.compile_expression(when, undefined_to_none=False)
+            used = meta.find_undeclared_variables(
+                self.environment.parse(f"{{% if {when} %}}{{% endif %}}")
+            )
+        except jinja2.TemplateSyntaxError as cause:
+            said = (cause.message or "it cannot be read").rstrip(".")
+            hint = "write one over the parameters, as in tls or port > 1024"
+            self.wrong(place, f"{shown(when)} is not an expression: {said}", hint)
+            return False
+        unknown = sorted(used - self.values.keys() - self.environment.globals.keys())
+        for name in unknown:
+            self.wrong(place, f"no parameter '{name}'", close(name, self.values))
+        if unknown:
+            return False
+        try:
+            return bool(expression(self.values))
+        except Exception as cause:  # an operator on values that it does not take
+            self.wrong(place, f"{shown(when)} cannot be decided: {cause}")
+            return False

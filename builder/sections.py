@@ -1,0 +1,249 @@
+"""What may be written in recipe.yaml and in the fragments that it includes: models, with every key described."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from builder.document import Written
+from builder.errors import shown
+from builder.kinds import (
+    Comment,
+    Inside,
+    Login,
+    LoginPath,
+    Many,
+    Mode,
+    Name,
+    Owner,
+    Package,
+    ParameterName,
+    PlainPackage,
+    Size,
+    Target,
+    TargetDirectory,
+    Value,
+)
+
+WHEN = "an expression over the parameters, as in tls or port > 1024; when it is false, this is as if not written"
+
+
+class Parameter(Written):
+    """One value that a child recipe (`set:`) or the command line (`--set`) may change."""
+
+    type: Literal["text", "integer", "boolean"] = Field(
+        "text", description="text, integer or boolean"
+    )
+    default: Value = Field(description="the value when nobody sets another")
+    summary: str = Field("", description="what it is for")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Parameter:
+        if not self.takes(self.default):
+            raise ValueError(f"the default {shown(self.default)} is not {self.noun}")
+        return self
+
+    @property
+    def noun(self) -> str:
+        return {"text": "text", "integer": "a whole number", "boolean": "true or false"}[self.type]
+
+    def takes(self, value: Value) -> bool:
+        if self.type == "integer":
+            return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, {"text": str, "boolean": bool}[self.type])
+
+    def read(self, text: str) -> Value:
+        """A command line's text as this parameter's type; ValueError if it does not fit."""
+        if self.type == "integer" and re.fullmatch(r"-?[0-9]+", text):
+            return int(text)
+        if self.type == "boolean" and text in ("true", "false"):
+            return text == "true"
+        if self.type == "text":
+            return text
+        raise ValueError(f"'{text}' is not {self.noun}")
+
+
+def _form(value: object) -> str:
+    return "text" if not isinstance(value, dict | Written) else "mapping"
+
+
+class PackageWhen(Written):
+    """A package that is only installed when an expression holds."""
+
+    name: Package = Field(description="the Debian package, name or name=version")
+    when: str = Field(description=WHEN)
+
+
+class UnitWhen(Written):
+    """A unit that is only switched when an expression holds."""
+
+    name: str = Field(description="the systemd unit")
+    when: str = Field(description=WHEN)
+
+
+PackageItem = Annotated[
+    Annotated[Package, Tag("text")] | Annotated[PackageWhen, Tag("mapping")], Discriminator(_form)
+]
+UnitItem = Annotated[
+    Annotated[str, Tag("text")] | Annotated[UnitWhen, Tag("mapping")], Discriminator(_form)
+]
+
+
+class User(Written):
+    """One user, without a password, and its group."""
+
+    name: Login = Field(description="the user's name")
+    uid: int | None = Field(
+        None, description="its number, 100 to 59999; else the first free one", ge=100, le=59999
+    )
+    gid: int | None = Field(
+        None, description="number of its own group; else the uid", ge=100, le=59999
+    )
+    group: Login | None = Field(
+        None, description="its first group, there already; else one of its own name is made"
+    )
+    home: LoginPath | None = Field(None, description="its home folder; else /home/NAME")
+    shell: LoginPath = Field("/bin/bash", description="what runs when it logs in")
+    groups: Many[Login] = Field((), description="more groups that it is in, there already")
+    system: bool = Field(
+        False, description="of a service: numbers from 900 downwards, no home folder made"
+    )
+    when: str | None = Field(None, description=WHEN)
+    summary: Comment = Field("", description="who it is, kept in /etc/passwd")
+
+    @model_validator(mode="after")
+    def _one_group(self) -> User:
+        if self.name == "root":
+            raise ValueError("the user root is there already; write another name")
+        if self.gid is not None and self.group is not None:
+            raise ValueError(
+                f"the user {self.name} has two first groups; "
+                "write gid for a group of its own, or group for one that is there"
+            )
+        return self
+
+
+class Directory(Written):
+    """One directory of the image; one that is there already gets this owner and mode."""
+
+    path: TargetDirectory = Field(description="where it is in the image, absolute")
+    mode: Mode = Field(
+        0o755, description="permissions in octal, as in 0755", json_schema_extra={"default": "0755"}
+    )
+    owner: Owner = Field("root", description="user[:group] that owns it in the image")
+    when: str | None = Field(None, description=WHEN)
+
+
+class File(Written):
+    """One file of the image, from exactly one of `content`, `template` and `source`."""
+
+    path: Target = Field(description="where it goes in the image, absolute")
+    content: str | None = Field(None, description="its text, a template over the parameters")
+    template: Inside | None = Field(None, description="a jinja2 template below the recipe's folder")
+    source: Inside | None = Field(
+        None, description="a file below the recipe's folder, copied as it is"
+    )
+    mode: Mode = Field(
+        0o644, description="permissions in octal, as in 0644", json_schema_extra={"default": "0644"}
+    )
+    owner: Owner = Field("root", description="user[:group] that owns it in the image")
+    when: str | None = Field(None, description=WHEN)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> File:
+        if sum(x is not None for x in (self.content, self.template, self.source)) != 1:
+            raise ValueError(
+                f"the file {self.path} needs one origin; write exactly one of content, template, source"
+            )
+        return self
+
+
+class Services(Written):
+    """systemd units by name."""
+
+    enable: Many[UnitItem] = Field((), description="units that start at boot")
+    disable: Many[UnitItem] = Field((), description="units that do not start by themselves")
+    mask: Many[UnitItem] = Field((), description="units that cannot start at all")
+
+
+class Run(Written):
+    """A script, run by sh inside the image's tree; it fails on the first failing line."""
+
+    name: str = Field(description="what it does, for progress and errors")
+    script: str | None = Field(None, description="lines for sh -eu, a template over the parameters")
+    template: Inside | None = Field(None, description="a jinja2 template below the recipe's folder")
+    user: Login = Field("root", description="the user of the image who runs it")
+    when: str | None = Field(None, description=WHEN)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Run:
+        if (self.script is None) == (self.template is None):
+            raise ValueError(
+                f"'{self.name}' needs one script; write exactly one of script, template"
+            )
+        return self
+
+
+class Kernel(Written):
+    """What boots the image."""
+
+    package: PlainPackage = Field(description="the Debian kernel package")
+    modules: Many[str] = Field((), description="drivers that the initrd loads, in this order")
+    cmdline: str = Field("", description="kernel parameters, besides console and root")
+
+
+class Head(Written):
+    """Which recipe it is, and what it stands on."""
+
+    name: Name = Field(description="the appliance's name, the same as its folder's")
+    version: str = Field(description="the appliance's version, for people, in quotes")
+    summary: str = Field(description="one line: what the appliance is for")
+    from_: Name | None = Field(None, alias="from", description="the parent recipe's name")
+    suite: str | None = Field(None, description="Debian suite; only in a recipe without a parent")
+    include: Many[Inside] = Field(
+        (), description="fragments below the recipe's folder; their sections come before its own"
+    )
+    set: dict[str, Value] = Field(
+        default_factory=dict, description="values for parameters of parents and fragments"
+    )
+
+
+class Sections(Written):
+    """What a recipe and a fragment have in common."""
+
+    parameters: dict[ParameterName, Parameter] = Field(
+        default_factory=dict, description="values to choose"
+    )
+    packages: Many[PackageItem] = Field((), description="Debian packages, name or name=version")
+    users: Many[User] = Field((), description="users of the image, and their groups")
+    directories: Many[Directory] = Field((), description="directories of the image")
+    files: Many[File] = Field((), description="files of the image")
+    services: Services = Field(
+        default_factory=Services, description="systemd units on, off, masked"
+    )
+    run: Many[Run] = Field((), description="scripts, in order")
+
+
+class Fragment(Sections):
+    """One file that a recipe includes."""
+
+
+class Recipe(Sections, Head):
+    """One recipe.yaml."""
+
+    kernel: Kernel | None = Field(
+        None, description="kernel and drivers; a child's replaces its parent's"
+    )
+    size: Size | None = Field(None, description="size of the root filesystem, as in 1G")
+
+
+def keys(model: type[Written]) -> list[str]:
+    """A model's keys as they are written."""
+    return [f.alias or name for name, f in model.model_fields.items()]
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of recipe.yaml, for editors."""
+    return Recipe.model_json_schema(by_alias=True)

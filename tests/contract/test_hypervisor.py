@@ -1,0 +1,248 @@
+"""What every hypervisor must do, said once: over the fake in memory and over libvirt's own test driver.
+
+A real QEMU is one more entry of `MAKERS`, marked vm. The fake and the test driver prove bookkeeping, not that a guest
+would boot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+
+import pytest
+
+from builder.errors import EnvironmentLacks, PhiloxeniaError, WorkFailed
+from cluster import domain, network
+from cluster.hosts.hypervisor import FakeHypervisor, Hypervisor, Libvirt
+from tests.invented import drawn
+
+NODE = """\
+<node>
+  <cpu><num>8</num><mhz>2000</mhz><model>invented</model><active>8</active>
+    <nodes>1</nodes><sockets>1</sockets><cores>8</cores><threads>1</threads></cpu>
+  <memory>16777216</memory>
+</node>
+"""
+FOREIGN = """\
+<domain type="{type}"><name>demo.foreign</name><memory unit="KiB">65536</memory><vcpu>1</vcpu>
+<metadata><o:node xmlns:o="urn:other" cluster="demo" node="foreign"/></metadata>
+<os><type>hvm</type></os></domain>
+"""
+FOREIGN_NET = "<network><name>phx-foreign</name><bridge name='virbr9'/><ip address='10.9.0.1' prefix='24'/></network>"
+
+
+class Bench:
+    """One hypervisor, the domain type that it takes, and a way around the port to what is not ours."""
+
+    def __init__(self, port: Hypervisor, type_: str) -> None:
+        self.port, self.type = port, type_
+
+    def nodes(self):
+        """(name, xml) of an invented cluster's nodes, of a type that this hypervisor takes."""
+        return [
+            (n.domain, domain.xml(n.machine, n.context).replace('type="qemu"', f'type="{self.type}"', 1))
+            for n in drawn().nodes
+        ]  # fmt: skip
+
+    def add_foreign(self) -> None:
+        text = FOREIGN.format(type=self.type)
+        if isinstance(self.port, FakeHypervisor):
+            self.port.domains["demo.foreign"] = (text, "running")
+            self.port.nets["phx-foreign"] = FOREIGN_NET
+        else:
+            connection = self.port._connection
+            connection.defineXML(text).create()
+            connection.networkDefineXML(FOREIGN_NET).create()
+
+    def foreign_lives(self) -> bool:
+        if isinstance(self.port, FakeHypervisor):
+            return "demo.foreign" in self.port.domains and "phx-foreign" in self.port.nets
+        connection = self.port._connection
+        domains = {d.name() for d in connection.listAllDomains() if d.isActive()}
+        networks = {n.name() for n in connection.listAllNetworks() if n.isActive()}
+        return "demo.foreign" in domains and "phx-foreign" in networks
+
+    def stop(self, name: str, how: str) -> None:
+        """As from outside: `off` or `paused`."""
+        if isinstance(self.port, FakeHypervisor):
+            self.port.domains[name] = (self.port.domains[name][0], how)
+        elif how == "off":
+            self.port._connection.lookupByName(name).destroy()
+        else:
+            self.port._connection.lookupByName(name).suspend()
+
+
+def fake(_folder):
+    return Bench(FakeHypervisor(), "qemu")
+
+
+def driver(folder):
+    (folder / "node.xml").write_text(NODE)
+    return Bench(Libvirt(f"test://{folder}/node.xml"), "test")
+
+
+MAKERS = {"fake": fake, "libvirt-test": driver}
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def bench(request, tmp_path):
+    found = MAKERS[request.param](tmp_path)
+    yield found
+    found.port.close()
+
+
+def states(port):
+    return {s.name: s.state for s in port.observe()}
+
+
+def test_facts(bench):
+    facts = bench.port.facts()
+    assert facts.cores >= 1 and facts.memory >= 1 << 30
+    assert facts.driver and facts.version.count(".") == 2 and facts.types
+
+
+def test_nothing_is_ours_at_first(bench):
+    assert bench.port.observe() == () and bench.port.networks() == {}
+
+
+def test_started_is_seen_running_with_its_mark(bench):
+    for name, xml in reversed(bench.nodes()):
+        bench.port.start(name, xml)
+    seen = bench.port.observe()
+    assert [s.name for s in seen] == ["demo.head-1", "demo.worker-1", "demo.worker-2"], "by name"
+    assert {s.state for s in seen} == {"running"}
+    for s, node in zip(seen, drawn().nodes, strict=True):
+        assert s.mark == domain.Mark(
+            "demo", node.name, node.machine.role, domain.digest(node.machine), node.context,
+            node.machine.guarantee,
+        )  # fmt: skip
+
+
+def test_the_same_domain_cannot_be_started_twice(bench):
+    name, xml = bench.nodes()[0]
+    bench.port.start(name, xml)
+    with pytest.raises(WorkFailed, match=f"domain {name} cannot be started"):
+        bench.port.start(name, xml)
+    assert states(bench.port) == {name: "running"}
+
+
+@pytest.mark.parametrize("how", ["off", "paused"])
+def test_resume_goes_on_and_may_be_said_twice(bench, how):
+    name, xml = bench.nodes()[0]
+    bench.port.start(name, xml)
+    bench.stop(name, how)
+    assert states(bench.port) == {name: how}
+    for _ in range(2):
+        bench.port.resume(name)
+        assert states(bench.port) == {name: "running"}
+
+
+def test_what_is_not_there_cannot_be_resumed(bench):
+    with pytest.raises(WorkFailed, match=r"domain demo\.nobody cannot be started"):
+        bench.port.resume("demo.nobody")
+
+
+@pytest.mark.parametrize("how", ["running", "off", "paused"])
+def test_remove_in_any_state_and_twice(bench, how):
+    (name, xml), (other, other_xml) = bench.nodes()[:2]
+    bench.port.start(name, xml)
+    bench.port.start(other, other_xml)
+    if how != "running":
+        bench.stop(name, how)
+    for _ in range(2):
+        bench.port.remove(name)
+        assert states(bench.port) == {other: "running"}
+    bench.port.start(name, xml)
+    assert states(bench.port)[name] == "running", "the name is free again"
+
+
+def test_networks_start_and_go_and_twice(bench):
+    xml = network.xml("demo", ipaddress.IPv4Network("10.7.0.0/24"), walled=False)
+    for _ in range(2):
+        bench.port.start_network("phx-demo", xml)
+        assert bench.port.networks() == {"phx-demo": "demo"}
+    for _ in range(2):
+        bench.port.remove_network("phx-demo")
+        assert bench.port.networks() == {}
+    bench.port.start_network("phx-demo", xml)
+    assert bench.port.networks() == {"phx-demo": "demo"}
+
+
+def test_what_is_not_ours_is_neither_seen_nor_touched(bench):
+    bench.add_foreign()
+    nodes = bench.nodes()
+    bench.port.start_network(
+        "phx-demo", network.xml("demo", ipaddress.IPv4Network("10.7.0.0/24"), walled=False)
+    )
+    for name, xml in nodes:
+        bench.port.start(name, xml)
+    assert "demo.foreign" not in states(bench.port)
+    assert bench.port.networks() == {"phx-demo": "demo"}
+    for name, _ in nodes:
+        bench.port.remove(name)
+    bench.port.remove_network("phx-demo")
+    assert bench.foreign_lives()
+
+
+def test_not_even_when_it_is_named(bench):
+    """A domain of another that happens to be called CLUSTER.NODE."""
+    bench.add_foreign()
+    for what, act in (
+        ("domain demo.foreign", lambda: bench.port.remove("demo.foreign")),
+        ("network phx-foreign", lambda: bench.port.remove_network("phx-foreign")),
+        ("network phx-foreign", lambda: bench.port.start_network("phx-foreign", FOREIGN_NET)),
+    ):
+        with pytest.raises(WorkFailed) as caught:
+            act()
+        assert str(caught.value) == f"{what} is not ours: it was not made by phx"
+    assert bench.foreign_lives()
+
+
+def test_a_copy_under_another_name_is_not_ours(bench):
+    """`virt-clone` keeps the metadata."""
+    name, xml = bench.nodes()[0]
+    bench.port.start("demo.copy", xml.replace(f"<name>{name}</name>", "<name>demo.copy</name>"))
+    with pytest.raises(WorkFailed, match=r"domain demo\.copy is not ours"):
+        bench.port.remove("demo.copy")
+    assert states(bench.port) == {"demo.copy": "running"}
+
+
+def test_close_may_be_said_twice(bench):
+    bench.port.close()
+    bench.port.close()
+
+
+# Only what is libvirt's.
+
+
+def test_a_network_that_is_defined_and_off_is_started(tmp_path):
+    """What the machine's end leaves."""
+    bench = driver(tmp_path)
+    with contextlib.closing(bench.port):
+        xml = network.xml("demo", ipaddress.IPv4Network("10.7.0.0/24"), walled=False)
+        bench.port._connection.networkDefineXML(xml)
+        assert bench.port.networks() == {}
+        bench.port.start_network("phx-demo", xml)
+        assert bench.port.networks() == {"phx-demo": "demo"}
+
+
+def test_no_libvirt_there_says_so():
+    with pytest.raises(EnvironmentLacks, match="no libvirt at qemu") as caught:
+        Libvirt("qemu+unix:///system?socket=/nonexistent/libvirt-sock")
+    assert caught.value.__cause__ is not None
+
+
+def test_a_domain_that_libvirt_refuses_fails_in_our_words(tmp_path):
+    bench = driver(tmp_path)
+    with contextlib.closing(bench.port), pytest.raises(PhiloxeniaError) as caught:
+        bench.port.start("x", "<domain type='test'><name>x</name></domain>")
+    assert isinstance(caught.value, WorkFailed) and isinstance(caught.value.__cause__, WorkFailed)
+    assert str(caught.value) == "domain x cannot be started"
+
+
+def test_libvirt_prints_nothing_itself(tmp_path, capfd):
+    bench = driver(tmp_path)
+    with contextlib.closing(bench.port):
+        bench.port.remove("nobody")
+    said = capfd.readouterr()
+    assert said.out == said.err == ""

@@ -1,0 +1,119 @@
+"""Values that tests share: an image, hosts, a cluster file. All invented; nothing here exists anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import ipaddress
+import re
+import tarfile
+from pathlib import PurePosixPath
+
+from builder.document import check, parse
+from builder.manifest import Manifest, PackageFact
+from builder.plan import Locked
+from cluster.guarantee import Guarantee
+from cluster.hosts.host import Host
+from cluster.hosts.hypervisor import FakeHypervisor, Seen
+from cluster.plan import ClusterPlan, draw
+from cluster.spec import ClusterSpec
+from contextualize.identity import Secret
+
+SECRET = Secret(b"an invented secret of 32 bytes !")
+
+IMAGE = Manifest(
+    id="1f" * 32, name="worker", version="1.0", summary="an invented image", size=1 << 30,
+    stored=300 << 20, kernel="6.1.0-99-cloud-amd64", cmdline="net.ifnames=0 loglevel=4",
+    digests=(("disk.raw", "aa" * 32), ("initrd", "bb" * 32), ("vmlinuz", "cc" * 32)),
+    packages=(PackageFact("base-files", "12.4", "amd64", "base-files"),),
+    plan="2e" * 32, recipe_digest="3d" * 32, parameters=(("port", 80), ("tls", False)),
+    layers=("4c" * 32, "5b" * 32), epoch=1_700_000_000, built="2026-01-02T03:04:05+00:00",
+)  # fmt: skip
+
+FOLDER = PurePosixPath("/var/lib/libvirt/images") / IMAGE.id[:16]
+
+LAB = Host(
+    name="lab", kind="sandbox", uri="qemu+unix:///system?socket=/nonexistent/run/lab/libvirt-sock",
+    folder="/nonexistent/hosts/lab", run="/nonexistent/run/lab", netns="phx-lab",
+    cpu=3600, memory=7 << 30, network=10**9, accelerator="", partition="/phx-lab",
+    catalog="/nonexistent/images",
+)  # fmt: skip
+"""A sandbox host that does not run."""
+
+GUARANTEE = Guarantee(500, 1500, 512 << 20, 20_000_000, 100_000_000, 4 << 30)
+
+CLUSTER = """\
+cluster: demo
+network: 10.7.0.0/24
+roles:
+  head:
+    image: worker
+    cpu: {guarantee: 0.5, limit: 1}
+    memory: 512M
+    network: {guarantee: 20Mbit, limit: 100Mbit}
+    ssh_to: [worker]
+  worker:
+    count: 2
+    image: worker
+    cpu: {guarantee: 0.5, limit: 2}
+    memory: 1G
+    network: {guarantee: 20Mbit, limit: 100Mbit}
+"""
+
+
+def spec(text: str = CLUSTER) -> ClusterSpec:
+    return check(parse(text, "demo.yaml"), ClusterSpec)
+
+
+def drawn(
+    text: str = CLUSTER, host: Host = LAB, secret: Secret = SECRET, image: Manifest = IMAGE
+) -> ClusterPlan:
+    net = ipaddress.IPv4Network("10.7.0.0/24")
+    return draw(spec(text), host, net, {"worker": (image, FOLDER)}, secret)
+
+
+def launched(plan: ClusterPlan) -> tuple[Seen, ...]:
+    """What a hypervisor shows after all of `plan` was launched."""
+    from cluster import domain
+
+    fake = FakeHypervisor()
+    for node in plan.nodes:
+        fake.start(node.domain, domain.xml(node.machine, node.context))
+    return fake.observe()
+
+
+def masked(text: str) -> str:
+    """The text with each private key as its digest: no golden file looks like a key that leaked."""
+
+    def digest(found: re.Match[str]) -> str:
+        return f"<private key {hashlib.sha256(found[0].encode()).hexdigest()[:16]}>"
+
+    marks = "-----{} OPENSSH PRIVATE KEY-----"
+    return re.sub(f"{marks.format('BEGIN')}.*?{marks.format('END')}", digest, text, flags=re.DOTALL)
+
+
+def deb(name: str, version: str = "1.0") -> bytes:
+    """The smallest file that reads as a Debian package, deb(5): the same bytes each time, installing nothing."""
+    control = (
+        f"Package: {name}\nVersion: {version}\nArchitecture: all\nDescription: invented\n".encode()
+    )
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        entry = tarfile.TarInfo("./control")
+        entry.size = len(control)
+        tar.addfile(entry, io.BytesIO(control))
+    members = (
+        (b"debian-binary", b"2.0\n"),
+        (b"control.tar", packed.getvalue()),
+        (b"data.tar", bytes(1024)),
+    )
+    data = b"!<arch>\n"
+    for member, content in members:
+        data += b"%-16s%-12d%-6d%-6d%-8s%-10d`\n" % (member, 0, 0, 0, b"100644", len(content))
+        data += content + b"\n" * (len(content) % 2)
+    return data
+
+
+def locked(name: str, version: str = "1.0") -> Locked:
+    data = deb(name, version)
+    return Locked(name, version, "all", hashlib.sha256(data).hexdigest(), len(data))

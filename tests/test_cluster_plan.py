@@ -1,0 +1,144 @@
+"""A cluster's plan: what shall be, compared with what is there, gives the least to be done and never a secret."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from cluster import domain
+from cluster.hosts.hypervisor import Seen
+from cluster.network import tap
+from cluster.plan import Keep, Launch, Remove, Replace, Resume, compare
+from contextualize.identity import Secret, operator_key
+from tests.invented import CLUSTER, IMAGE, LAB, SECRET, drawn, launched
+
+
+def doings(actions):
+    return [(type(a).__name__, a.node if isinstance(a, Remove) else a.node.name) for a in actions]
+
+
+def test_nothing_there_launches_all_in_the_order_of_the_file():
+    assert doings(compare(drawn(), ())) == [
+        ("Launch", "head-1"),
+        ("Launch", "worker-1"),
+        ("Launch", "worker-2"),
+    ]
+
+
+def test_what_was_launched_is_kept():
+    plan = drawn()
+    assert {type(a) for a in compare(plan, launched(plan))} == {Keep}
+    assert {type(a) for a in compare(drawn(), launched(drawn()))} == {Keep}, (
+        "drawn anew, it is the same plan"
+    )
+
+
+def test_the_order_in_which_they_are_seen_does_not_matter():
+    seen = launched(drawn())
+    bigger = drawn(CLUSTER.replace("count: 2", "count: 3"))
+    assert compare(bigger, seen) == compare(bigger, tuple(reversed(seen)))
+
+
+@pytest.mark.parametrize("state", ["off", "crashed", "paused"])
+def test_a_node_that_does_not_run_is_started_and_keeps_its_disk(state):
+    plan = drawn()
+    head, first, second = launched(plan)
+    actions = compare(plan, (head, replace(first, state=state), second))
+    assert actions == (Keep(plan.nodes[0]), Resume(plan.nodes[1], state), Keep(plan.nodes[2]))
+
+
+def test_one_that_is_gone_is_launched():
+    plan = drawn()
+    assert doings(compare(plan, launched(plan)[:2])) == [
+        ("Keep", "head-1"), ("Keep", "worker-1"), ("Launch", "worker-2"),
+    ]  # fmt: skip
+
+
+def test_fewer_nodes_removals_first():
+    fewer = drawn(CLUSTER.replace("count: 2", "count: 1"))
+    actions = compare(fewer, launched(drawn()))
+    assert actions[0] == Remove("worker-2", "demo.worker-2")
+    assert doings(actions)[1:] == [("Replace", "head-1"), ("Replace", "worker-1")], (
+        "its peers changed"
+    )
+
+
+def test_another_clusters_nodes_are_not_ours():
+    plan = drawn()
+    others = tuple(Seen(s.name, replace(s.mark, cluster="demo-x"), s.state) for s in launched(plan))
+    assert {type(a) for a in compare(plan, others)} == {Launch}
+
+
+@pytest.mark.parametrize(
+    ("why", "change", "said"),
+    [
+        ("memory", {"text": CLUSTER.replace("512M", "768M")}, "memory changed"),
+        ("two at once", {"text": CLUSTER.replace("limit: 1}", "limit: 3}").replace("512M", "768M")},
+         "cpu limit, memory changed"),
+        ("bandwidth", {"text": CLUSTER.replace("20Mbit", "30Mbit")}, "network guarantee changed"),
+        ("the image", {"image": replace(IMAGE, id="9e" * 32)}, "its image or its machine changed"),
+        ("kernel parameters", {"image": replace(IMAGE, cmdline="quiet")}, "its image or its machine changed"),
+        ("the accelerator", {"host": replace(LAB, accelerator="kvm")}, "its image or its machine changed"),
+        ("who may enter", {"text": CLUSTER + 'authorized_keys: ["ssh-ed25519 AAAA me"]\n'},
+         "its context changed (peers, keys or files)"),
+        ("ssh_to", {"text": CLUSTER.replace("    ssh_to: [worker]\n", "")},
+         "its context changed (peers, keys or files)"),
+        ("the secret", {"secret": Secret(b"another")}, "its image or its machine changed"),
+    ],
+)  # fmt: skip
+def test_what_would_be_another_machine_is_replaced_and_says_why(why, change, said):
+    head = compare(drawn(**change), launched(drawn()))[0]
+    assert isinstance(head, Replace) and head.why == said, why
+
+
+def test_only_the_nodes_that_change_are_replaced():
+    changed = drawn(CLUSTER.replace("memory: 1G", "memory: 2G"))
+    assert doings(compare(changed, launched(drawn()))) == [
+        ("Keep", "head-1"), ("Replace", "worker-1"), ("Replace", "worker-2"),
+    ]  # fmt: skip
+
+
+def test_every_node_has_everything_of_its_own():
+    nodes = drawn().nodes
+    for what in ("disk", "seed", "channel", "log", "mac", "machine_id", "tap", "node"):
+        assert len({getattr(n.machine, what) for n in nodes}) == len(nodes), what
+    assert nodes[1].machine.tap == tap("demo", "worker-1")
+    assert nodes[0].machine.accelerator == "qemu", "unless a probe has shown that kvm boots"
+
+
+def test_every_seed_holds_every_peer():
+    plan = drawn()
+    for node in plan.nodes:
+        told = json.loads(node.seed["philoxenia.json"])
+        assert [p["name"] for p in told["peers"]] == ["head-1", "worker-1", "worker-2"]
+        assert told["node"] == node.name
+
+
+def test_a_plan_shows_no_secret():
+    plan = drawn()
+    actions = compare(plan, ())
+    shown = f"{plan!r} {plan} {actions!r} {plan.nodes[0]!r}"
+    for node in plan.nodes:
+        i = node.identity
+        for secret in (i.token, i.host_key.private, i.user_key.private):
+            assert secret.reveal().decode() not in shown
+            assert repr(secret.reveal()) not in shown
+        assert str(node.seed["philoxenia.json"])[2:60] not in shown
+    assert "PRIVATE KEY" not in shown and repr(SECRET.reveal()) not in shown
+
+
+def test_nor_does_the_xml():
+    plan = drawn()
+    for node in plan.nodes:
+        text = domain.xml(node.machine, node.context)
+        assert node.identity.token.reveal().decode() not in text
+        assert "PRIVATE KEY" not in text
+
+
+def test_the_operator_enters_every_node():
+    public = operator_key(SECRET, "demo").public
+    for node in drawn().nodes:
+        files = {f["path"]: f["text"] for f in json.loads(node.seed["philoxenia.json"])["files"]}
+        assert files["/root/.ssh/authorized_keys"].startswith(f"{public} operator\n")

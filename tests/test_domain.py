@@ -1,0 +1,127 @@
+"""A node's domain XML: what libvirt's own schema takes, the same each time, with a mark that can be read back."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from lxml import etree
+
+from cluster import domain, network
+from cluster.domain import Machine
+from cluster.guarantee import Guarantee
+from tests.invented import GUARANTEE
+
+SCHEMAS = Path("/usr/share/libvirt/schemas")
+
+MACHINE = Machine(
+    cluster="demo", node="worker-1", role="worker", image="1f" * 32, guarantee=GUARANTEE,
+    mac="52:54:00:01:02:03", machine_id="0123456789ab4def8123456789abcdef", tap="phxt01234567",
+    network="phx-demo", kernel="/var/lib/libvirt/images/1f1f/vmlinuz",
+    initrd="/var/lib/libvirt/images/1f1f/initrd", cmdline="net.ifnames=0 loglevel=4",
+    disk="/var/lib/libvirt/philoxenia/demo/worker-1.qcow2",
+    seed="/var/lib/libvirt/philoxenia/demo/worker-1.seed.iso",
+    channel="/run/libvirt/philoxenia/demo/worker-1.sock",
+    log="/var/log/libvirt/philoxenia/demo/worker-1.log", accelerator="qemu", partition="/phx-lab",
+)  # fmt: skip
+CONTEXT = "ab" * 32
+
+
+def schema(name):
+    path = SCHEMAS / name
+    if not path.exists():
+        # dpkg -S /usr/share/libvirt/schemas/domain.rng
+        pytest.fail(f"{path} is missing: apt-get install libvirt0")
+    return etree.RelaxNG(etree.parse(str(path)))
+
+
+@pytest.fixture(scope="module")
+def domain_schema():
+    return schema("domain.rng")
+
+
+@pytest.mark.parametrize("accelerator", ["qemu", "kvm"])
+def test_golden_and_valid(accelerator, golden, domain_schema):
+    text = domain.xml(replace(MACHINE, accelerator=accelerator), CONTEXT)
+    domain_schema.assertValid(etree.fromstring(text))
+    golden(f"domain-{accelerator}.xml", text)
+
+
+def test_the_schema_would_refuse_another_domain(domain_schema):
+    text = domain.xml(MACHINE, CONTEXT).replace("<vcpu>", "<vcpus>").replace("</vcpu>", "</vcpus>")
+    assert not domain_schema.validate(etree.fromstring(text))
+
+
+def test_no_partition_no_resource():
+    assert "<resource>" not in domain.xml(replace(MACHINE, partition=""), CONTEXT)
+
+
+@pytest.mark.parametrize("walled", [True, False])
+def test_the_network_is_valid_too(walled):
+    text = network.xml("demo", ipaddress.IPv4Network("10.7.0.0/24"), walled=walled)
+    schema("network.rng").assertValid(etree.fromstring(text))
+
+
+def test_the_mark_reads_back():
+    found = domain.mark(domain.xml(MACHINE, CONTEXT))
+    assert found == domain.Mark(
+        "demo", "worker-1", "worker", domain.digest(MACHINE), CONTEXT, GUARANTEE
+    )
+
+
+@pytest.mark.parametrize(
+    ("why", "text"),
+    [
+        ("no metadata at all", "<domain><name>x</name></domain>"),
+        ("another's metadata", "<domain><metadata><o:x xmlns:o='urn:other'/></metadata></domain>"),
+        (
+            "our name in another's namespace",
+            "<domain><metadata><o:node xmlns:o='urn:other'/></metadata></domain>",
+        ),
+        (
+            "our element elsewhere than in the metadata",
+            "<domain><devices><p:node xmlns:p='urn:philoxenia:1'/></devices></domain>",
+        ),
+    ],
+)
+def test_what_is_not_ours_has_no_mark(why, text):
+    assert domain.mark(text) is None, why
+
+
+MEANT = {"role"}
+"""Fields that do not make another machine: who is what is said in the seed."""
+
+
+@pytest.mark.parametrize(
+    "name", [f.name for f in fields(Machine) if f.name not in {"guarantee", *MEANT}]
+)
+def test_the_digest_changes_with_each_field(name):
+    other = {"accelerator": "kvm"}.get(name, getattr(MACHINE, name) + "x")
+    assert domain.digest(replace(MACHINE, **{name: other})) != domain.digest(MACHINE)
+
+
+@pytest.mark.parametrize("name", ["cpu_guarantee", "cpu_limit", "memory"])
+def test_the_digest_changes_with_what_the_xml_holds_of_the_guarantee(name):
+    given = replace(GUARANTEE, **{name: getattr(GUARANTEE, name) * 2})
+    assert domain.digest(replace(MACHINE, guarantee=given)) != domain.digest(MACHINE)
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Guarantee)])
+def test_the_mark_changes_with_each_part_of_the_guarantee(name):
+    given = replace(GUARANTEE, **{name: getattr(GUARANTEE, name) * 2})
+    found = domain.mark(domain.xml(replace(MACHINE, guarantee=given), CONTEXT))
+    assert found is not None and found.guarantee == given
+
+
+def test_the_digest_is_not_of_the_context():
+    assert domain.mark(domain.xml(MACHINE, "cd" * 32)).digest == domain.digest(MACHINE)
+
+
+def test_text_from_a_recipe_cannot_leave_its_place(domain_schema):
+    text = domain.xml(replace(MACHINE, cmdline='quiet "<&> </cmdline><evil/>'), CONTEXT)
+    root = etree.fromstring(text)
+    assert root.find(".//evil") is None
+    assert '"<&> </cmdline><evil/>' in root.findtext("os/cmdline")
+    domain_schema.assertValid(root)

@@ -1,0 +1,110 @@
+"""A host's files have one name inside and another outside, and a sandbox is told alive by its own socket alone."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from builder.errors import EnvironmentLacks
+from cluster.hosts import sandbox, store
+from tests.invented import LAB
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        (
+            "/var/lib/libvirt/philoxenia/demo/a.qcow2",
+            "/nonexistent/hosts/lab/lib/philoxenia/demo/a.qcow2",
+        ),
+        ("/var/lib/libvirt/images/1f/disk.raw", "/nonexistent/images/1f/disk.raw"),
+        ("/run/libvirt/philoxenia/demo/a.sock", "/nonexistent/run/lab/philoxenia/demo/a.sock"),
+        (
+            "/var/log/libvirt/philoxenia/demo/a.log",
+            "/nonexistent/hosts/lab/log/philoxenia/demo/a.log",
+        ),
+    ],
+)
+def test_where_a_sandboxs_files_lie_for_us(inside, outside):
+    assert LAB.outside(PurePosixPath(inside)) == Path(outside)
+    assert replace(LAB, folder="").outside(PurePosixPath(inside)) == Path(inside), (
+        "of a host of its own"
+    )
+
+
+def test_what_is_none_of_its_folders_is_refused():
+    with pytest.raises(ValueError, match="/etc/shadow is not one of a host's folders"):
+        LAB.outside(PurePosixPath("/etc/shadow"))
+
+
+def test_how_to_enter():
+    assert LAB.enter() == ["nsenter", "--net=/run/netns/phx-lab"]
+    assert replace(LAB, netns="").enter() == []
+
+
+@pytest.fixture
+def serving(tmp_path):
+    """A host on whose socket somebody listens, and whose folder is told beside it."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "libvirt-sock"))
+        listening.listen()
+        (tmp_path / "owner").write_text(LAB.folder)
+        yield replace(LAB, run=str(tmp_path))
+
+
+def test_alive_when_its_socket_answers(serving):
+    assert sandbox.alive(serving)
+    assert not sandbox.alive(LAB)
+
+
+def test_a_socket_that_nobody_serves_is_not_alive(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "libvirt-sock"))
+    assert not sandbox.alive(replace(LAB, run=str(tmp_path)))
+
+
+def test_another_homes_sandbox_of_the_same_name_is_not_ours(serving):
+    assert not sandbox.alive(replace(serving, folder="/nonexistent/other-home/hosts/lab"))
+
+
+def test_a_console_that_said_nothing_is_empty(tmp_path):
+    host = replace(LAB, folder=str(tmp_path))
+    assert store.console_tail(host, "demo", "head-1") == ""
+    path = host.outside(store.log("demo", "head-1"))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"one\r\ntwo\xff\n" + b"".join(b"line %d\n" % n for n in range(3000)))
+    assert store.console_tail(host, "demo", "head-1", 2) == "line 2998\nline 2999"
+
+
+def test_a_console_does_not_drive_the_terminal_that_shows_it(tmp_path):
+    host = replace(LAB, folder=str(tmp_path))
+    path = host.outside(store.log("demo", "head-1"))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\x1b[2J\x1b]0;owned\x07[\x1b[0;32m  OK  \x1b[0m]\tStarted\x07\r\nlogin:")
+    assert store.console_tail(host, "demo", "head-1") == "[  OK  ]\tStarted\ufffd\nlogin:"
+
+
+def test_who_is_not_root_hears_so_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: pytest.fail("a folder is made"))
+    for act in (
+        lambda: sandbox.up("lab", tmp_path, tmp_path / "images", 10**9),
+        lambda: sandbox.down(LAB),
+    ):
+        with pytest.raises(EnvironmentLacks, match="a sandbox host needs root"):
+            act()
+
+
+def test_what_is_removed_may_be_gone_already(tmp_path):
+    host = replace(LAB, folder=str(tmp_path), run=str(tmp_path / "run"))
+    for place in (store.disk, store.seed, store.channel, store.log):
+        path = host.outside(place("demo", "head-1"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    for _ in range(2):
+        store.remove_node(host, "demo", "head-1")
+    store.remove_cluster(host, "demo")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]

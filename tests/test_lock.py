@@ -1,0 +1,111 @@
+"""A lock reads back as it was written, answers exactly the questions of its recipe, and tells what changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder import lock, recipe
+from builder.errors import InputError, explain
+from builder.plan import Facts, Locked
+from tests.test_recipe import ROOT, library
+
+packages = st.builds(
+    Locked, st.from_regex(r"[a-z0-9][a-z0-9+.-]{1,9}", fullmatch=True),
+    st.from_regex(r"[A-Za-z0-9.+~:-]{1,9}", fullmatch=True), st.sampled_from(["amd64", "all"]),
+    st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(1, 1 << 40),
+)  # fmt: skip
+facts = st.builds(
+    Facts,
+    st.integers(0, 1 << 40),
+    st.lists(st.lists(packages, max_size=3).map(tuple), max_size=3).map(tuple),
+)
+
+
+@given(facts)
+def test_reads_back(found):
+    assert lock.from_json(lock.to_json(found, "k"), "F") == (found, "k")
+
+
+def one(name, version="1"):
+    return Locked(name, version, "amd64", "0" * 64, 7)
+
+
+def test_golden(golden):
+    """People read its differences: one package a line."""
+    found = Facts(1_750_000_000, ((one("dash"), one("kmod", "2:3-4")), (), (one("curl"),)))
+    golden("recipe.lock", lock.to_json(found, "ab" * 32))
+
+
+@pytest.mark.parametrize(
+    ("why", "text"),
+    [
+        ("empty", ""), ("not JSON", "{"), ("a list", "[]"), ("no key", '{"version": 1, "epoch": 1, "parts": []}'),
+        ("another version", '{"version": 2, "key": "k", "epoch": 1, "parts": []}'),
+        ("a package without all of it", '{"version": 1, "key": "k", "epoch": 1, "parts": [[["a"]]]}'),
+        ("an epoch in words", '{"version": 1, "key": "k", "epoch": "now", "parts": []}'),
+        ("an epoch without end", '{"version": 1, "key": "k", "epoch": Infinity, "parts": []}'),
+        ("a package more than whole",
+         '{"version": 1, "key": "k", "epoch": 1, "parts": [[["dash", "1", "all", "' + "0" * 64 + '", 7, 8]]]}'),
+        ("lists without end", "[" * 100_000),
+    ],
+)  # fmt: skip
+def test_what_is_no_lock_is_refused(why, text):
+    with pytest.raises(InputError) as caught:
+        lock.from_json(text, "F/recipe.lock")
+    said = explain(caught.value)
+    assert said.startswith("error: F/recipe.lock: is not a lock ("), why
+    assert said.endswith("\n  hint: phx lock RECIPE --update writes it anew")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, "dash; reboot"), (0, "$(reboot)"), (0, "dash\n"), (0, "-o"), (0, "Dash"), (0, "x"), (0, ""), (0, 7),
+        (1, "1 || reboot"), (1, "1/../2"), (1, ""), (1, None), (2, "i386"), (2, ""), (2, ["all"]),
+        (3, "0" * 63), (3, "0" * 65), (3, "A" * 64), (3, None), (4, 0), (4, -1), (4, 7.0), (4, True), (4, "7"),
+    ],
+)  # fmt: skip
+def test_what_is_no_package_is_refused_before_it_reaches_a_shell(place, value):
+    row = ["dash", "1", "amd64", "0" * 64, 7]
+    row[place] = value
+    text = json.dumps({"version": 1, "key": "k", "epoch": 1, "parts": [[row]]})
+    field = ("name", "version", "architecture", "sha256", "size")[place]
+    with pytest.raises(InputError, match=f"is not a lock .* is no package's {field}"):
+        lock.from_json(text, "F")
+
+
+def key(tmp_path, text):
+    library(tmp_path, {"base/recipe.yaml": text})
+    return lock.key(recipe.load(tmp_path / "base", tmp_path, {}))
+
+
+BASE = ROOT + "packages: [dash, kmod]\nfiles: [{path: /a, content: a}]\n"
+
+
+@pytest.mark.parametrize(
+    ("why", "old", "new", "same"),
+    [
+        ("the order of packages", "[dash, kmod]", "[kmod, dash]", True),
+        ("a file", "content: a", "content: b", True),
+        ("the size", "1G", "2G", True),
+        ("a package more", "[dash, kmod]", "[dash, kmod, curl]", False),
+        ("a version", "[dash, kmod]", "[dash, kmod=1]", False),
+        ("the kernel", "cloud-amd64", "amd64", False),
+    ],
+)
+def test_the_key_is_of_what_is_asked(why, old, new, same, tmp_path):
+    assert BASE.count(old) == 1
+    assert (key(tmp_path, BASE) == key(tmp_path, BASE.replace(old, new))) == same, why
+
+
+def test_differences_by_name():
+    old = Facts(1, ((one("a"), one("b"), one("c")), ()))
+    new = Facts(2, ((one("a"), one("c", "2")), (one("d"),)))
+    assert lock.difference(old, new) == [("b", "1", "-"), ("c", "1", "2"), ("d", "-", "1")]
+    assert lock.difference(None, Facts(1, ((one("a"),),))) == [("a", "-", "1")]
+    assert lock.difference(new, replace(new, epoch=9)) == []

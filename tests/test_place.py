@@ -1,0 +1,119 @@
+"""Placement never promises a host's room twice, whatever the order of its arguments, and says who is roomiest."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.errors import NoRoom, explain
+from cluster.guarantee import Guarantee
+from cluster.place import Room, place
+
+G = 1 << 30
+
+
+def need(cpu=500, memory=G, network=10**6):
+    return Guarantee(cpu, cpu, memory, network, network, G)
+
+
+guarantees = st.builds(
+    need,
+    st.integers(10, 3000),
+    st.integers(1, 4).map(lambda n: n * G),
+    st.integers(1, 9).map(lambda n: n * 10**6),
+)
+wanteds = st.lists(guarantees, max_size=8).map(lambda gs: [(f"n-{i}", g) for i, g in enumerate(gs)])
+rooms = st.lists(
+    st.tuples(
+        st.integers(0, 8000), st.integers(0, 12).map(lambda n: n * G), st.integers(0, 40_000_000)
+    ),
+    max_size=4,
+).map(lambda rs: [Room(f"h{i}", *r) for i, r in enumerate(rs)])
+
+
+def outcome(wanted, hosts, pinned=None):
+    try:
+        return place(wanted, hosts, pinned)
+    except NoRoom as error:
+        return explain(error)
+
+
+@given(wanteds, rooms)
+def test_never_overbooks(wanted, hosts):
+    placed = outcome(wanted, hosts)
+    if isinstance(placed, str):
+        return
+    assert set(placed) == {name for name, _ in wanted}
+    given_ = dict(wanted)
+    for room in hosts:
+        here = [given_[n] for n, h in placed.items() if h == room.host]
+        assert sum(g.cpu_guarantee for g in here) <= room.cpu
+        assert sum(g.memory for g in here) <= room.memory
+        assert sum(g.network_guarantee for g in here) <= room.network
+
+
+@given(wanteds, rooms, st.randoms(use_true_random=False))
+def test_the_order_of_the_arguments_does_not_matter(wanted, hosts, chance):
+    mixed, others = wanted[:], hosts[:]
+    chance.shuffle(mixed)
+    chance.shuffle(others)
+    assert outcome(wanted, hosts) == outcome(mixed, others)
+
+
+@given(wanteds)
+def test_a_host_that_is_large_enough_is_never_refused(wanted):
+    whole = Room("h", sum(g.cpu_guarantee for _, g in wanted), sum(g.memory for _, g in wanted),
+                 sum(g.network_guarantee for _, g in wanted))  # fmt: skip
+    assert place(wanted, [whole]) == {name: "h" for name, _ in wanted}
+
+
+def test_a_pinned_node_stays_where_it_runs_and_its_room_is_taken_first():
+    hosts = [Room("a", 1000, 4 * G, 10**9), Room("b", 1000, 4 * G, 10**9)]
+    wanted = [("big", need(memory=4 * G)), ("small", need(memory=G))]
+    assert place(wanted, hosts, {"small": "a"}) == {"small": "a", "big": "b"}
+
+
+def test_equal_nodes_are_placed_in_the_order_of_their_numbers():
+    wanted = [(f"w-{n}", need()) for n in (10, 9, 2)]
+    hosts = [Room("a", 1000, 9 * G, 10**9), Room("b", 500, 9 * G, 10**9)]
+    assert place(wanted, hosts) == {"w-2": "a", "w-9": "a", "w-10": "b"}
+
+
+def test_a_node_pinned_to_a_host_that_is_gone_is_refused():
+    with pytest.raises(NoRoom, match="no host for n"):
+        place([("n", need())], [Room("a", 9000, 9 * G, 10**9)], {"n": "gone"})
+
+
+@pytest.mark.parametrize(
+    ("why", "hosts", "text"),
+    [
+        (
+            "the most memory, then the most cores",
+            [Room("h1", 4000, 2 * G, 10**9), Room("h2", 100, 3 * G, 2 * 10**7)],
+            "error: no host for n: needs 0.5 cores, 4G and 1Mbit\n"
+            "  hint: roomiest is h2 with 0.1 cores, 3G and 20Mbit left",
+        ),
+        (
+            "nothing left is said as nothing",
+            [Room("h1", 0, 0, 0)],
+            "error: no host for n: needs 0.5 cores, 4G and 1Mbit\n"
+            "  hint: roomiest is h1 with 0 cores, 0B and 0bit left",
+        ),
+        (
+            "no host at all",
+            [],
+            "error: no host for n: needs 0.5 cores, 4G and 1Mbit\n  hint: there is no host: phx host up",
+        ),
+    ],
+)
+def test_the_roomiest_is_named(why, hosts, text):
+    assert outcome([("n", need(memory=4 * G))], hosts) == text, why
+
+
+def test_what_lacks_is_found_in_each_resource():
+    room = Room("h", 1000, 2 * G, 10**7)
+    assert room.holds(need(1000, 2 * G, 10**7)), "all of it may be given"
+    assert not room.holds(need(cpu=1001, memory=G))
+    assert not room.holds(need(memory=3 * G))
+    assert not room.holds(need(network=10**7 + 1))

@@ -1,0 +1,174 @@
+"""Plans as people and programs read them: the text of the demo's plan, and no secret in any of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import cluster
+from builder.errors import InputError, NoRoom, explain
+from builder.terminal import Terminal
+from cluster import launch, show, spec
+from cluster.ledger import ClusterRow, NodeRow
+from cluster.plan import Keep, Remove, Replace, Resume
+from tests.invented import CLUSTER, IMAGE, LAB, SECRET, drawn
+
+DEMO = Path(cluster.__file__).parent / "examples" / "demo.yaml"
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A home with one image, and one host that does not run."""
+    found = launch.Site(tmp_path)
+
+    def make(folder):
+        (folder / "manifest.json").write_text(IMAGE.to_json())
+        return IMAGE
+
+    found.catalog.add(make)
+    found.ledger.put_host(LAB)
+    yield found
+    found.ledger.close()
+
+
+def draft(site, path, text=None):
+    if text is not None:
+        path.write_text(text)
+    parsed, document = spec.load(path)
+    return launch.draft(site, parsed, document, path.read_text(), None)
+
+
+def test_the_demos_plan(site, golden, capsys):
+    show.plan(draft(site, DEMO), Terminal())
+    said = capsys.readouterr()
+    golden("plan-demo.txt", said.out)
+    assert said.err == ""
+
+
+def test_a_plan_for_programs_holds_no_secret(site):
+    found = draft(site, DEMO)
+    text = json.dumps(show.plan_data(found), default=str)
+    assert json.loads(text)["changes"] == len(found.plan.nodes)
+    assert "PRIVATE" not in text and "token" not in text and "secret" not in text
+    for node in found.plan.nodes:
+        i = node.identity
+        for secret in (
+            i.token.reveal(),
+            i.host_key.private.reveal().splitlines()[1],
+            found.row.secret.reveal(),
+        ):
+            assert secret.decode("latin1") not in text and secret.hex() not in text
+
+
+def test_a_plan_changes_nothing(site, tmp_path):
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    draft(site, DEMO)
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+    assert site.ledger.clusters() == []
+
+
+def test_every_action_is_told_with_its_reason():
+    node = drawn().nodes[0]
+    assert show.verb(Resume(node, "crashed")) == (
+        "head-1",
+        "start",
+        "it is crashed; its disk stays",
+    )
+    assert show.verb(Replace(node, "memory changed")) == (
+        "head-1",
+        "REPLACE",
+        "memory changed; its disk goes",
+    )
+    assert show.verb(Remove("old-1", "demo.old-1")) == (
+        "old-1", "REMOVE", "the file does not name it; its disk goes",
+    )  # fmt: skip
+    assert show.verb(Keep(node)) == ("head-1", "keep", "it runs as it shall")
+
+
+def test_nodes_of_a_host_that_does_not_answer_are_unknown(site, capsys):
+    site.ledger.open_cluster(
+        ClusterRow("demo", "lab", "10.7.0.0/24", CLUSTER, SECRET, "2026-01-02T03:04:05+00:00"),
+        [NodeRow("demo", "head-1", "head", "10.7.0.1", stage="healthy")],
+    )
+    [row] = show.nodes(site, ["demo"])
+    assert (row["machine"], row["stage"], row["last"]) == ("unknown", "-", "healthy")
+    show.node_table([row], Terminal())
+    assert capsys.readouterr().out == (
+        "NODE    ROLE  ADDRESS   MACHINE  STAGE  CPU  MEMORY  NETWORK  HOST\n"
+        "head-1  head  10.7.0.1  unknown  -      -    -       -        lab\n"
+    )
+
+
+def test_no_nodes_say_what_to_do(capsys):
+    show.node_table([], Terminal())
+    assert capsys.readouterr().out == "no nodes; start some: phx up CLUSTER.yaml\n"
+
+
+# What draft() refuses, as the user reads it.
+
+
+def refused(error, site, path, text):
+    with pytest.raises(error) as caught:
+        draft(site, path, text)
+    return explain(caught.value).replace(str(path), "FILE")
+
+
+def test_an_image_that_is_not_there(site, tmp_path):
+    assert refused(
+        InputError, site, tmp_path / "c.yaml", CLUSTER.replace("image: worker", "image: wroker", 1)
+    ) == (
+        "error: FILE:5: roles.head.image: no image 'wroker' in the catalog\n  hint: did you mean 'worker'?"
+    )
+
+
+def test_a_disk_smaller_than_the_image(site, tmp_path):
+    text = CLUSTER.replace("    count: 2\n", "    count: 2\n    disk: 512M\n")
+    assert refused(InputError, site, tmp_path / "c.yaml", text) == (
+        "error: FILE:12: roles.worker.disk: a disk of 512M is smaller than the image's 1024M\n"
+        "  hint: write a larger disk"
+    )
+
+
+def test_more_than_the_host_has(site, tmp_path):
+    said = refused(NoRoom, site, tmp_path / "c.yaml", CLUSTER.replace("count: 2", "count: 20"))
+    assert said == (
+        "error: no host for worker-8: needs 0.5 cores, 1G and 20Mbit\n"
+        "  hint: roomiest is lab with 0.1 cores, 0B and 860Mbit left"
+    )
+
+
+def test_a_limit_above_the_hosts_cores(site, tmp_path):
+    said = refused(NoRoom, site, tmp_path / "c.yaml", CLUSTER.replace("limit: 2}", "limit: 5}"))
+    assert said == (
+        "error: no host for worker-1: its limit is 5 cores\n  hint: lab has 4; lower cpu.limit"
+    )
+
+
+def test_a_network_that_another_cluster_has(site, tmp_path):
+    site.ledger.open_cluster(
+        ClusterRow("other", "lab", "10.7.0.0/16", "", SECRET, "2026-01-02T03:04:05+00:00"), []
+    )
+    assert refused(InputError, site, tmp_path / "c.yaml", CLUSTER) == (
+        "error: network: 10.7.0.0/24 overlaps 10.7.0.0/16 of another cluster\n"
+        "  hint: choose another, or leave 'network' out"
+    )
+
+
+def test_a_known_cluster_keeps_its_network_secret_and_host(site, tmp_path):
+    row = site.ledger.open_cluster(
+        ClusterRow("demo", "lab", "10.9.0.0/24", "", SECRET, "2026-01-02T03:04:05+00:00"), []
+    )
+    path = tmp_path / "c.yaml"
+    found = draft(site, path, CLUSTER.replace("network: 10.7.0.0/24\n", ""))
+    assert str(found.plan.network) == "10.9.0.0/24" and not found.new
+    assert found.row.secret == row.secret
+    assert refused(InputError, site, path, CLUSTER) == (
+        "error: FILE:2: network: the cluster runs on 10.9.0.0/24 and cannot move to 10.7.0.0/24\n"
+        "  hint: phx down demo first"
+    )
+    moved = refused(InputError, site, path, CLUSTER.replace("network: 10.7.0.0/24", "host: other"))
+    assert moved == (
+        "error: FILE:2: host: the cluster is on host 'lab' and does not move to 'other'\n  hint: phx down demo first"
+    )
