@@ -211,6 +211,9 @@ def _problem(document: Document, model: type[BaseModel], error: ErrorDetails) ->
         what += f"more than {bound['le']}"
     else:
         what += f"not {_wanted(text)}"
+    if kind == "string_type" and isinstance(error.get("input"), bool) and place[-1:] != ("when",):
+        hint = "YAML reads on, off, yes and no as true or false: put the word in quotes"
+        return document.problem(place, what, hint)
     return document.problem(place, what, _described(model, place))
 
 

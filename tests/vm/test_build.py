@@ -285,3 +285,33 @@ def test_prune_keeps_what_is_newest_or_used(library: Callable[..., Phx]) -> None
     assert "up to date" in phx.run("build", "pruned").stdout
     why = {row["why"] for row in phx.json("build", "pruned", "--explain")}  # type: ignore[attr-defined]
     assert why == {"same input as when it was made"}
+
+
+def test_users_directories_and_conditions_in_a_real_tree(library: Callable[..., Phx]) -> None:
+    phx = library(
+        peopled="""from: base
+parameters: {debug: {type: boolean, default: false}}
+users: [{name: ada, summary: Ada Lovelace}]
+directories: [{path: /srv/data, owner: ada, mode: 0750}]
+files:
+  - {path: /srv/data/on, content: yes it is, owner: ada}
+  - {path: /srv/data/off, content: absent, when: debug}
+run:
+  - {name: as ada, user: ada, script: id -un > /srv/data/who}
+"""
+    )
+    phx.run("build", "peopled")
+    disk = folder(phx, "peopled") / "disk.raw"
+    assert debugfs(disk, "cat /srv/data/who") == "ada\n"
+    assert re.search(
+        r"^ada:x:1000:1000:Ada Lovelace[^:]*:/home/ada:/bin/bash$",
+        debugfs(disk, "cat /etc/passwd"),
+        re.M,
+    )
+    assert re.search(r"^ada:\*:", debugfs(disk, "cat /etc/shadow"), re.M)
+    said = debugfs(disk, "stat /srv/data")
+    assert "Mode:  0750" in said
+    assert "User:  1000   Group:  1000" in said
+    names = debugfs(disk, "ls -p /srv/data")
+    assert "/on/" in names
+    assert "/off/" not in names
