@@ -38,7 +38,7 @@ def main() -> None:
     from builder.errors import PhiloxeniaError, WorkFailed, explain
 
     try:
-        app()
+        app(prog_name="phx")
     except PhiloxeniaError as error:
         Terminal().error(explain(error))
         sys.exit(error.exit_code)
