@@ -70,8 +70,11 @@ class Catalog:
         aside.mkdir()
         try:
             made = make(aside)
-            with contextlib.suppress(OSError):  # the same image is here already: as good
+            try:
                 aside.rename(self.folder(made))
+            except OSError:
+                # The same bytes are here already, maybe from another plan: from now on this one made them.
+                (aside / "manifest.json").replace(self.folder(made) / "manifest.json")
             return made
         finally:
             shutil.rmtree(aside, ignore_errors=True)

@@ -75,6 +75,13 @@ def test_the_same_image_again_is_as_good(catalog):
     assert len(list(catalog.root.iterdir())) == before
 
 
+def test_the_same_bytes_from_another_plan_are_found_by_it(catalog):
+    again = replace(IMAGE, plan="cc" * 32, built="2026-02-02T00:00:00+00:00")
+    catalog.add(maker(again))
+    assert catalog.by_plan("cc" * 32) == again
+    assert [m.id for m in catalog.images()].count(IMAGE.id) == 1
+
+
 @pytest.mark.parametrize(
     ("why", "name", "found"),
     [

@@ -45,12 +45,14 @@ def measure(terminal: Terminal) -> None:
             assemble.oracle(step, chamber, shop.caches, log)
             chamber.outside(f'tar -C "$m" -cf {fresh}/peer.tar .', timeout=600)
 
+    homes = iter(range(100))
+
     def ours() -> None:
-        shutil.rmtree(fresh / "ours", ignore_errors=True)
-        (fresh / "ours").mkdir()
+        here = fresh / f"ours{next(homes)}"
+        here.mkdir()
         for kept in ("packages", "locks", "apt"):
-            (fresh / "ours" / kept).symlink_to(home() / kept)
-        phx("build", "base", PHX_HOME=str(fresh / "ours"))
+            (here / kept).symlink_to(home() / kept)
+        phx("build", "base", PHX_HOME=str(here))
 
     rows: list[tuple[str, float, float]] = []
     terminal.report("mmdebstrap, once")
