@@ -13,7 +13,7 @@ Decisions:
 2026-11-22  The epoch of a plan is the date of the mirror's Release file when it was asked: no file of an image is
             younger, every package's own files are older. Which mirror it was leaves no trace in the image.
 2026-11-22  Packages are unpacked by us, side by side, and configured by dpkg in one pass; dpkg's database is written
-            for that. mmdebstrap makes the same tree in twice the time and stays as the oracle of a test.
+            for that. mmdebstrap makes the same tree more slowly and stays as the oracle of a test.
 2026-11-22  The tree goes through a tmpfs in sorted order on its way into the filesystem: mke2fs takes files in the
             order in which a folder lists them, and on a disk that is an accident.
 2026-11-22  The initrd is written by us, from busybox and the modules that the recipe names. It loads what the
