@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
-import io
-import lzma
 import re
 import shutil
-import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,22 +217,20 @@ def archive(packages: Sequence[Locked], suite: str, cache: Path, into: Path) -> 
 
 
 def control_of(deb: Path) -> str:
-    """The control file of a .deb (deb(5): an ar archive with control.tar.* as its second member)."""
-    data = deb.read_bytes()
-    at = 8
-    while at + 60 <= len(data):
-        name, size = data[at : at + 16].decode().strip().rstrip("/"), int(data[at + 48 : at + 58])
-        if name.startswith("control.tar"):
-            packed = data[at + 60 : at + 60 + size]
-            if name.endswith(".xz"):
-                packed = lzma.decompress(packed)
-            with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-                for wanted in ("./control", "control"):
-                    if wanted in tar.getnames():
-                        file = tar.extractfile(wanted)
-                        assert file is not None
-                        return file.read().decode()
-        at += 60 + size + size % 2
+    """The control file of a .deb (deb(5)). WorkFailed if it is none."""
+    from builder.unpack import (
+        tar_in,  # brings multiprocessing along, which a build with nothing to do never needs
+    )
+
+    try:
+        with tar_in(deb.read_bytes(), "control.tar") as tar:
+            for wanted in ("./control", "control"):
+                if wanted in tar.getnames():
+                    file = tar.extractfile(wanted)
+                    assert file is not None
+                    return file.read().decode()
+    except ValueError:
+        pass
     raise WorkFailed(f"{deb.name} is not a Debian package")
 
 
