@@ -17,22 +17,11 @@ from pathlib import Path
 from typing import assert_never
 
 from builder.errors import CommandFailed, TimedOut, WorkFailed
+from builder.language.recipe import Placed, PlacedDirectory
 from builder.layers import Chamber, LayerInfo, LayerStore
-from builder.packages import Apt, archive
-from builder.plan import (
-    Accounts,
-    Bootstrap,
-    BuildPlan,
-    Install,
-    Locked,
-    Report,
-    Script,
-    Seal,
-    Step,
-    Switch,
-    Write,
-)
-from builder.recipe import Placed, PlacedDirectory
+from builder.packages.apt import Apt, archive
+from builder.plan import BuildPlan, Report
+from builder.steps import Accounts, Bootstrap, Install, Locked, Script, Seal, Step, Switch, Write
 
 STEP_TIMEOUT = 1800.0
 """Seconds that any one step may take."""
@@ -221,7 +210,7 @@ def _bootstrap(
     lean = " ".join(shlex.quote(rule) for rule in LEAN)
     python = shlex.quote(sys.executable)
     chamber.outside(
-        f'exec {python} -m builder.unpack "$m" {offered} {step.epoch} {lean}',
+        f'exec {python} -m builder.packages.unpack "$m" {offered} {step.epoch} {lean}',
         timeout=STEP_TIMEOUT, log=log, epoch=step.epoch,
     )  # fmt: skip
     # The image's own list of sources stays empty: which mirror a build used must not change its bytes.

@@ -1,8 +1,7 @@
-"""`phx build` and `phx image`: recipes into images, and what the catalog holds."""
+"""`phx build` and `phx lock`: recipes into images."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,6 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Choose a parameter's value."),
 ]
-image = typer.Typer(no_args_is_help=True, help="What the catalog holds.")
 
 
 def build(
@@ -35,7 +33,7 @@ def build(
 ) -> None:
     """Build an appliance image from a recipe; what is there already is not made again."""
     from builder import line
-    from builder.lock import difference
+    from builder.packages.lock import difference
 
     terminal = Terminal()
     shop = line.Line(home(), library(), terminal.report)
@@ -92,7 +90,7 @@ def lock(
 ) -> None:
     """Fix a recipe's packages to exact versions, in recipe.lock beside it; builds then take just these."""
     from builder import line
-    from builder.lock import difference
+    from builder.packages.lock import difference
 
     terminal = Terminal()
     shop = line.Line(home(), library(), terminal.report)
@@ -107,106 +105,6 @@ def lock(
         terminal.table(("PACKAGE", "WAS", "IS"), changed)
     what = f"{len(changed)} changed" if old is not None else "written"
     terminal.say(f"{folder_of(recipe) / 'recipe.lock'}: {count} packages, {what}")
-
-
-@image.command("ls")
-def image_ls(as_json: Json = False) -> None:
-    """List the images, newest first."""
-    from builder.catalog import Catalog
-
-    terminal = Terminal()
-    found = Catalog(home() / "images").images()
-    if as_json:
-        terminal.json([{k: getattr(m, k) for k in ("id", "name", "version", "kernel", "size", "stored", "built")}
-                       for m in found])  # fmt: skip
-        return
-    terminal.table(
-        ("IMAGE", "NAME", "VERSION", "KERNEL", "STORED", "BUILT"),
-        [
-            (m.short, m.name, m.version, m.kernel, f"{m.stored >> 20} MiB", m.built[:16])
-            for m in found
-        ],
-    )
-
-
-@image.command("show")
-def image_show(
-    name: Annotated[str, typer.Argument(help="Name, name:version or the first digits of its id.")],
-    as_json: Json = False,
-) -> None:
-    """Describe one image: what is in it and what it was made from."""
-    from builder.catalog import Catalog
-
-    terminal = Terminal()
-    catalog = Catalog(home() / "images")
-    m = catalog.get(name)
-    if as_json:
-        terminal.json({**asdict(m), "folder": str(catalog.folder(m))})
-        return
-    terminal.say(
-        f"{m.name} {m.version}: {m.summary}\n"
-        f"id        {m.id}\nfolder    {catalog.folder(m)}\nkernel    {m.kernel}\n"
-        f"root      {m.size >> 20} MiB, {m.stored >> 20} MiB stored\nbuilt     {m.built}\n"
-        f"plan      {m.plan}\nrecipe    {m.recipe_digest}\nlayers    {len(m.layers)}\n"
-        + "".join(f"parameter {k} = {v}\n" for k, v in m.parameters)
-        + f"packages  {len(m.packages)}:"
-    )
-    terminal.table(
-        ("PACKAGE", "VERSION", "SOURCE"), [(p.name, p.version, p.source) for p in m.packages]
-    )
-
-
-@image.command("export")
-def image_export(
-    name: Annotated[str, typer.Argument(help="Name, name:version or the first digits of its id.")],
-    file: Annotated[Path, typer.Argument(help="The file to write.")],
-    form: Annotated[str, typer.Option("--format", help="raw, qcow2, vmdk, vhd or tar.")] = "qcow2",
-) -> None:
-    """Write an image's root filesystem in another format."""
-    from builder.catalog import Catalog
-    from builder.export import export
-    from builder.layers import LayerStore
-
-    catalog = Catalog(home() / "images")
-    found = catalog.get(name)
-    export(found, catalog.folder(found), LayerStore(home() / "layers"), form, file)
-    Terminal().say(
-        f"{found.name} {found.short} is {file}, {file.stat().st_size >> 20} MiB as {form}"
-    )
-
-
-@image.command("prune")
-def image_prune(
-    keep: Annotated[str, typer.Option(help="Layers used this recently stay in any case.")] = "1d",
-    as_json: Json = False,
-) -> None:
-    """Remove images that a newer one replaced and nobody uses, and layers of no image."""
-    from builder import line, units
-    from builder.errors import InputError, Problem
-
-    terminal = Terminal()
-    try:
-        seconds = units.duration(keep)
-    except ValueError as cause:
-        raise InputError(Problem("--keep", *str(cause).split("; "))) from None
-    images, layers = line.Line(home(), library(), terminal.report).prune(seconds)
-    if as_json:
-        terminal.json({"images": [m.id for m in images], "layers": layers})
-    else:
-        terminal.say(f"{len(images)} images and {layers} layers removed")
-
-
-@image.command("rm")
-def image_rm(
-    name: Annotated[str, typer.Argument(help="Name or the first digits of its id.")],
-) -> None:
-    """Take an image out of the catalog, unless a cluster uses it."""
-    from builder.catalog import Catalog
-
-    catalog = Catalog(home() / "images")
-    found = catalog.get(name)
-    catalog.remove(found)
-    Terminal().say(f"{found.name} {found.short} removed")
 
 
 def folder_of(recipe: str) -> Path:

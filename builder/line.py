@@ -14,14 +14,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import assemble, disk, facts, lock, plan, recipe
-from builder.catalog import Catalog
+from builder import assemble, plan, steps
 from builder.errors import InputError, Problem
+from builder.images import disk
+from builder.images.catalog import Catalog
+from builder.images.manifest import Manifest
+from builder.language import recipe
+from builder.language.recipe import Flat
 from builder.layers import LayerStore
-from builder.manifest import Manifest
-from builder.packages import Apt
+from builder.packages import facts, lock
+from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Facts, Report
-from builder.recipe import Flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +151,8 @@ class Line:
             elif before is None:
                 why = "it was never made here"
             else:
-                why = plan.changed(
-                    before[number] if number < len(before) else None, plan.told(step)
+                why = steps.changed(
+                    before[number] if number < len(before) else None, steps.told(step)
                 )
             if not there and not broken:
                 broken = f"step {number + 1}"
@@ -172,7 +175,7 @@ class Line:
         return gone, LayerStore(self.home / "layers").prune(needed, older)
 
     def _remember(self, drawn: BuildPlan) -> None:
-        told = [plan.told(step) for step in drawn.steps]
+        told = [steps.told(step) for step in drawn.steps]
         _write(self.home / "told" / f"{drawn.name}.json", json.dumps(told, sort_keys=True))
 
     def _remembered(self, name: str) -> list[dict[str, object]] | None:

@@ -16,6 +16,7 @@ import typer
 
 from builder import cli as builder_cli
 from builder.cli import Json
+from builder.images.cli import image
 from builder.terminal import Terminal, home
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
 app.command("build")(builder_cli.build)
 app.command("lock")(builder_cli.lock)
-app.add_typer(builder_cli.image, name="image")
+app.add_typer(image, name="image")
 app.add_typer(host, name="host")
 
 Cluster = Annotated[Path, typer.Argument(metavar="CLUSTER.yaml", help="The cluster's file.")]
@@ -98,7 +99,7 @@ def schema_(
     ],
 ) -> None:
     """Print the JSON Schema of a document, with which editors complete and check it."""
-    from builder import sections
+    from builder.language import sections
     from cluster import spec
 
     schema = sections.schema() if document is Document.recipe else spec.schema()
@@ -122,7 +123,7 @@ def host_up(
 def _host_name(name: str) -> None:
     """A host's name becomes a folder's and a namespace's: it must be a plain one."""
     from builder.errors import InputError, Problem
-    from builder.kinds import name_of
+    from builder.language.kinds import name_of
 
     try:
         name_of(name)

@@ -71,8 +71,8 @@ def _root() -> Check:
 
 
 def _mirror() -> Check:
-    from builder import facts
     from builder.errors import EnvironmentLacks
+    from builder.packages import facts
 
     try:
         found = facts.sources("bookworm")

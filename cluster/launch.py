@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.catalog import Catalog
 from builder.document import Document
 from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem, close
-from builder.manifest import Manifest
+from builder.images.catalog import Catalog
+from builder.images.manifest import Manifest
 from builder.plan import Report
 from cluster import deploy, network, wait
 from cluster.hosts import accelerator, sandbox, store

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from builder.manifest import Manifest
+from builder.images.manifest import Manifest
 from cluster import domain, network
 from cluster.domain import Machine, Mark
 from cluster.guarantee import Guarantee

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from builder.document import Document, Written, by_line, check, read
 from builder.errors import InputError, Problem, close, shown
-from builder.kinds import Many, Name, Rate, Seconds, Size
+from builder.language.kinds import Many, Name, Rate, Seconds, Size
 
 
 def _cores(value: object) -> int:

@@ -10,8 +10,8 @@ import tarfile
 from pathlib import PurePosixPath
 
 from builder.document import check, parse
-from builder.manifest import Manifest, PackageFact
-from builder.plan import Locked
+from builder.images.manifest import Manifest, PackageFact
+from builder.steps import Locked
 from cluster.guarantee import Guarantee
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import FakeHypervisor, Seen

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from builder.catalog import Catalog
 from builder.errors import InputError, explain
+from builder.images.catalog import Catalog
 from tests.invented import IMAGE
 
 OLD = replace(IMAGE, id="aa" * 32, version="0.9", plan="a1" * 32, built="2025-01-01T00:00:00+00:00")

@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from builder import errors, plan
-from builder.sections import Recipe
+from builder.language.sections import Recipe
 from cluster.cli import app
 from cluster.spec import ClusterSpec
 

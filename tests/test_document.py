@@ -9,7 +9,7 @@ from pydantic import Field
 
 from builder.document import Document, Written, by_line, check, parse, read
 from builder.errors import InputError, Problem, explain
-from builder.sections import Recipe
+from builder.language.sections import Recipe
 
 
 class Inner(Written):

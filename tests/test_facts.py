@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from builder import facts
 from builder.errors import EnvironmentLacks, explain
+from builder.packages import facts
 
 
 def stanza(uri, suites, key=facts.KEYRING):

@@ -20,19 +20,26 @@ DOORS = {
     "libvirt": {"cluster/hosts/hypervisor.py"},
     "pyroute2": {"cluster/hosts/shaping.py"},
     "sqlalchemy": {"cluster/ledger.py"},
-    "guestfs": {"builder/guest.py"},
+    "guestfs": {"builder/images/guest.py"},
     "fabric": {"cluster/hosts/remote.py"},
     "pycdlib": {"contextualize/seed.py"},
 }
 PROGRAMS = {"contextualize/agent.py", "cluster/hosts/warden.py", "cluster/demo.py"}
 """Run by themselves: they speak and end as they like."""
-SPEAKERS = {"builder/terminal.py", "builder/cli.py", "cluster/cli.py", *PROGRAMS}
+SPEAKERS = {
+    "builder/terminal.py",
+    "builder/cli.py",
+    "builder/images/cli.py",
+    "cluster/cli.py",
+    *PROGRAMS,
+}
 ALONE = {"contextualize/agent.py", "cluster/hosts/warden.py"}
 """The standard library only: they run where nothing else is."""
 
 PURE = {
-    *(f"builder/{m}.py" for m in ("errors", "units", "manifest", "initrd", "document")),
-    *(f"builder/{m}.py" for m in ("kinds", "sections", "chain", "scope", "accounts", "recipe", "plan")),
+    *(f"builder/{m}.py" for m in ("errors", "units", "document", "steps", "plan")),
+    *(f"builder/images/{m}.py" for m in ("manifest", "initrd")),
+    *(f"builder/language/{m}.py" for m in ("kinds", "sections", "chain", "scope", "accounts", "recipe")),
     *(f"contextualize/{m}.py" for m in ("identity", "context", "message")),
     *(f"cluster/{m}.py" for m in ("spec", "place", "guarantee", "network", "domain", "plan")),
 }  # fmt: skip

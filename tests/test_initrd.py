@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import initrd
 from builder.errors import WorkFailed, explain
+from builder.images import initrd
 
 DEP = """\
 kernel/drivers/virtio/virtio.ko:

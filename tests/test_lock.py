@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import lock, recipe
 from builder.errors import InputError, explain
-from builder.plan import Facts, Locked
+from builder.language import recipe
+from builder.packages import lock
+from builder.plan import Facts
+from builder.steps import Locked
 from tests.test_recipe import ROOT, library
 
 packages = st.builds(

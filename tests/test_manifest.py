@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import manifest
-from builder.manifest import Manifest, PackageFact
+from builder.images import manifest
+from builder.images.manifest import Manifest, PackageFact
 from tests.invented import IMAGE
 
 texts = st.text(max_size=12)

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from builder import packages
 from builder.errors import CommandFailed, WorkFailed
+from builder.packages import apt as packages
 from tests.invented import deb, locked
 
 

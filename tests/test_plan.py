@@ -10,26 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import recipe
-from builder.accounts import Account
 from builder.errors import InputError, explain
-from builder.plan import (
+from builder.language import recipe
+from builder.language.accounts import Account
+from builder.language.recipe import Placed, PlacedDirectory
+from builder.language.sections import Kernel
+from builder.plan import Facts, Output, plan
+from builder.steps import (
     Accounts,
     Bootstrap,
-    Facts,
     Install,
-    Output,
     Script,
     Seal,
     Switch,
     Write,
     changed,
     layer_id,
-    plan,
     told,
 )
-from builder.recipe import Placed, PlacedDirectory
-from builder.sections import Kernel
 from tests.invented import locked
 
 FACTS = Facts(

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder import recipe
-from builder.accounts import Account
 from builder.errors import InputError, explain
-from builder.recipe import Lines, PlacedDirectory, Units
+from builder.language import recipe
+from builder.language.accounts import Account
+from builder.language.recipe import Lines, PlacedDirectory, Units
 
 CASES = Path(__file__).parent / "cases" / "recipe"
 

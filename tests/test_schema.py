@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from builder import sections
 from builder.document import parse
+from builder.language import sections
 from cluster import spec
 from tests.invented import CLUSTER
 from tests.test_recipe import ROOT

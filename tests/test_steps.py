@@ -18,12 +18,12 @@ from typing import get_args
 import pytest
 
 from builder import assemble
-from builder.accounts import Account
 from builder.errors import CommandFailed, TimedOut, WorkFailed
-from builder.packages import file_name
-from builder.plan import Accounts, Bootstrap, Install, Script, Seal, Step, Switch, Write
-from builder.recipe import Placed, PlacedDirectory
+from builder.language.accounts import Account
+from builder.language.recipe import Placed, PlacedDirectory
+from builder.packages.apt import file_name
 from builder.run import Done
+from builder.steps import Accounts, Bootstrap, Install, Script, Seal, Step, Switch, Write
 from tests.conftest import GOLDEN
 from tests.invented import deb, locked
 

@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from builder.errors import EnvironmentLacks, PhiloxeniaError
-from builder.initrd import PROBE
+from builder.images.initrd import PROBE
 from builder.run import run
 
 PATIENCE = 8.0

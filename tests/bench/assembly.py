@@ -11,6 +11,7 @@ from pathlib import Path
 
 from builder import assemble, line, plan
 from builder.layers import LayerStore
+from builder.steps import Bootstrap
 from builder.terminal import Terminal, home, library
 from tests.bench import NONE, phx, show, timed
 
@@ -33,7 +34,7 @@ def measure(terminal: Terminal) -> None:
     found, _ = shop.facts(flat, library() / "base")
     drawn = plan.plan(flat, found)
     step = drawn.steps[0]
-    assert isinstance(step, plan.Bootstrap)
+    assert isinstance(step, Bootstrap)
     fresh = home() / "bench"
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()

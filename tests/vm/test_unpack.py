@@ -10,6 +10,7 @@ import pytest
 
 from builder import assemble, line, plan
 from builder.layers import LayerStore
+from builder.steps import Bootstrap
 from tests.vm.conftest import REPO, Phx
 from tests.vm.trees import differences
 
@@ -37,7 +38,7 @@ def test_equal_to_mmdebstraps_tree(image: Phx, tmp_path: Path, name: str) -> Non
     flat = shop.load(folder, {})
     found, _ = shop.facts(flat, folder)
     step = plan.plan(flat, found).steps[0]
-    assert isinstance(step, plan.Bootstrap)
+    assert isinstance(step, Bootstrap)
     store = LayerStore(tmp_path / "layers")
     log = tmp_path / "log"
     with store.begin(()) as one, store.begin(()) as two:

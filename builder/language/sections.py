@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from builder.document import Written
 from builder.errors import shown
-from builder.kinds import (
+from builder.language.kinds import (
     Comment,
     Inside,
     Login,

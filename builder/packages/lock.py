@@ -16,8 +16,9 @@ from dataclasses import astuple
 from typing import Any
 
 from builder.errors import InputError, Problem, shown
-from builder.plan import Facts, Locked
-from builder.recipe import Flat
+from builder.language.recipe import Flat
+from builder.plan import Facts
+from builder.steps import Locked
 
 VERSION = 1
 

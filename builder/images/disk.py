@@ -16,10 +16,10 @@ import shutil
 import uuid
 from pathlib import Path
 
-from builder import initrd, manifest
 from builder.errors import CommandFailed, WorkFailed
+from builder.images import initrd, manifest
+from builder.images.manifest import Manifest
 from builder.layers import LayerStore
-from builder.manifest import Manifest
 from builder.plan import BuildPlan, Report
 
 FILES = ("disk.raw", "vmlinuz", "initrd")

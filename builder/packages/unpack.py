@@ -5,8 +5,8 @@ side on all cores: each package's data goes straight to the tree, its configurat
 files to /var/lib/dpkg/info, and the status says `unpacked`. From there on it is dpkg's own work: the maintainer
 scripts, the conffiles, the triggers. mmdebstrap stays the oracle: tests/vm/test_unpack.py compares the two trees.
 
-Runs as a program inside a step's chamber: `python -m builder.unpack TREE ARCHIVE EPOCH [EXCLUDE...]`. Each worker
-is confined to the tree (chroot) before it reads the first package, so that no link in one leads outside.
+Runs as a program inside a step's chamber: `python -m builder.packages.unpack TREE ARCHIVE EPOCH [EXCLUDE...]`. Each
+worker is confined to the tree (chroot) before it reads the first package, so that no link in one leads outside.
 Formats: deb(5), dpkg's doc/triggers.txt and lib/dpkg/fields.c (status of conffiles).
 """
 

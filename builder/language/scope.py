@@ -15,7 +15,7 @@ from jinja2 import meta
 
 from builder.document import Document, Place
 from builder.errors import Problem, close, shown
-from builder.kinds import Value
+from builder.language.kinds import Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from builder.errors import EnvironmentLacks, Problem, WorkFailed
-from builder.packages import BASE, AbsentPackage, Apt
-from builder.plan import Facts, Locked, Report, wanted
-from builder.recipe import Flat
+from builder.language.recipe import Flat
+from builder.packages.apt import BASE, AbsentPackage, Apt
+from builder.plan import Facts, Report, wanted
+from builder.steps import Locked
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 

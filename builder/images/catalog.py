@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from builder import manifest
 from builder.errors import InputError, Problem, close
-from builder.manifest import Manifest
+from builder.images import manifest
+from builder.images.manifest import Manifest
 
 
 class Catalog:

@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.accounts import Account, Numbers
-from builder.chain import Link, Load, Source, chain, decide, names_in, reason
 from builder.document import Document, Place, by_line
 from builder.errors import InputError, Problem, close
-from builder.kinds import Value, plain_package
-from builder.scope import Scope
-from builder.sections import Kernel, PackageWhen, UnitItem, UnitWhen, User
+from builder.language.accounts import Account, Numbers
+from builder.language.chain import Link, Load, Source, chain, decide, names_in, reason
+from builder.language.kinds import Value, plain_package
+from builder.language.scope import Scope
+from builder.language.sections import Kernel, PackageWhen, UnitItem, UnitWhen, User
 
 ROOT_SUITES = ("bookworm",)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from builder.errors import InputError, Problem, close
+from builder.images.manifest import Manifest
 from builder.layers import LayerStore
-from builder.manifest import Manifest
 from builder.run import run
 
 Format = Literal["raw", "qcow2", "vmdk", "vhd", "tar"]

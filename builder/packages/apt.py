@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import CommandFailed, WorkFailed
-from builder.plan import Locked, Report
+from builder.plan import Report
 from builder.run import run
+from builder.steps import Locked
 
 APT_TIMEOUT = 900.0
 BASE = ("?essential", "?priority(required)", "apt")
@@ -218,7 +219,7 @@ def archive(packages: Sequence[Locked], suite: str, cache: Path, into: Path) -> 
 
 def control_of(deb: Path) -> str:
     """The control file of a .deb (deb(5)). WorkFailed if it is none."""
-    from builder.unpack import (
+    from builder.packages.unpack import (
         tar_in,  # brings multiprocessing along, which a build with nothing to do never needs
     )
 

@@ -1,0 +1,1 @@
+"""Images: made from a finished tree, described, kept in the catalog, written in other formats."""

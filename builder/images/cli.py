@@ -1,0 +1,114 @@
+"""`phx image`: what the catalog holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from builder.cli import Json
+from builder.terminal import Terminal, home, library
+
+image = typer.Typer(no_args_is_help=True, help="What the catalog holds.")
+
+
+@image.command("ls")
+def list_(as_json: Json = False) -> None:
+    """List the images, newest first."""
+    from builder.images.catalog import Catalog
+
+    terminal = Terminal()
+    found = Catalog(home() / "images").images()
+    if as_json:
+        terminal.json([{k: getattr(m, k) for k in ("id", "name", "version", "kernel", "size", "stored", "built")}
+                       for m in found])  # fmt: skip
+        return
+    terminal.table(
+        ("IMAGE", "NAME", "VERSION", "KERNEL", "STORED", "BUILT"),
+        [
+            (m.short, m.name, m.version, m.kernel, f"{m.stored >> 20} MiB", m.built[:16])
+            for m in found
+        ],
+    )
+
+
+@image.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="Name, name:version or the first digits of its id.")],
+    as_json: Json = False,
+) -> None:
+    """Describe one image: what is in it and what it was made from."""
+    from builder.images.catalog import Catalog
+
+    terminal = Terminal()
+    catalog = Catalog(home() / "images")
+    m = catalog.get(name)
+    if as_json:
+        terminal.json({**asdict(m), "folder": str(catalog.folder(m))})
+        return
+    terminal.say(
+        f"{m.name} {m.version}: {m.summary}\n"
+        f"id        {m.id}\nfolder    {catalog.folder(m)}\nkernel    {m.kernel}\n"
+        f"root      {m.size >> 20} MiB, {m.stored >> 20} MiB stored\nbuilt     {m.built}\n"
+        f"plan      {m.plan}\nrecipe    {m.recipe_digest}\nlayers    {len(m.layers)}\n"
+        + "".join(f"parameter {k} = {v}\n" for k, v in m.parameters)
+        + f"packages  {len(m.packages)}:"
+    )
+    terminal.table(
+        ("PACKAGE", "VERSION", "SOURCE"), [(p.name, p.version, p.source) for p in m.packages]
+    )
+
+
+@image.command("export")
+def export(
+    name: Annotated[str, typer.Argument(help="Name, name:version or the first digits of its id.")],
+    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    form: Annotated[str, typer.Option("--format", help="raw, qcow2, vmdk, vhd or tar.")] = "qcow2",
+) -> None:
+    """Write an image's root filesystem in another format."""
+    from builder.images.catalog import Catalog
+    from builder.images.export import export
+    from builder.layers import LayerStore
+
+    catalog = Catalog(home() / "images")
+    found = catalog.get(name)
+    export(found, catalog.folder(found), LayerStore(home() / "layers"), form, file)
+    Terminal().say(
+        f"{found.name} {found.short} is {file}, {file.stat().st_size >> 20} MiB as {form}"
+    )
+
+
+@image.command("prune")
+def prune(
+    keep: Annotated[str, typer.Option(help="Layers used this recently stay in any case.")] = "1d",
+    as_json: Json = False,
+) -> None:
+    """Remove images that a newer one replaced and nobody uses, and layers of no image."""
+    from builder import line, units
+    from builder.errors import InputError, Problem
+
+    terminal = Terminal()
+    try:
+        seconds = units.duration(keep)
+    except ValueError as cause:
+        raise InputError(Problem("--keep", *str(cause).split("; "))) from None
+    images, layers = line.Line(home(), library(), terminal.report).prune(seconds)
+    if as_json:
+        terminal.json({"images": [m.id for m in images], "layers": layers})
+    else:
+        terminal.say(f"{len(images)} images and {layers} layers removed")
+
+
+@image.command("rm")
+def remove(
+    name: Annotated[str, typer.Argument(help="Name or the first digits of its id.")],
+) -> None:
+    """Take an image out of the catalog, unless a cluster uses it."""
+    from builder.images.catalog import Catalog
+
+    catalog = Catalog(home() / "images")
+    found = catalog.get(name)
+    catalog.remove(found)
+    Terminal().say(f"{found.name} {found.short} removed")

@@ -1,0 +1,1 @@
+"""Debian packages: asked for once, locked, fetched, unpacked."""
