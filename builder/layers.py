@@ -5,7 +5,8 @@
     <root>/tmp/...        work in progress; anything here that no running build holds is rubbish
 
 A layer appears by one rename, so it is whole or absent. A step runs in a *chamber*: mount, process and network
-namespaces of its own, so its mounts and processes are gone with it however it ends, and it reaches no network.
+namespaces of its own, so its mounts and processes are gone with it however it ends, and it reaches no network. For
+an ordinary user they are inside a user namespace (builder/rights.py).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import fcntl
 import json
 import os
 import shlex
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import CommandFailed, EnvironmentLacks, WorkFailed
+from builder.errors import CommandFailed, WorkFailed
+from builder.rights import demand_own, remove, rights
 from builder.run import Done, program, run
 
 SHORT = 20
@@ -46,6 +47,7 @@ class LayerStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / "tmp").mkdir(parents=True, exist_ok=True)
+        demand_own(root)
 
     def folder(self, layer: str) -> Path:
         return self.root / layer[:SHORT]
@@ -80,7 +82,7 @@ class LayerStore:
             try:
                 yield Chamber(self.root, work, tuple(layer[:SHORT] for layer in below))
             finally:
-                shutil.rmtree(work, ignore_errors=True)
+                remove(work)
 
     def commit(self, chamber: Chamber, info: LayerInfo) -> None:
         """Keep what the chamber's step changed as layer `info.id`."""
@@ -93,7 +95,7 @@ class LayerStore:
             (made / "layer.json").write_text(json.dumps(text, sort_keys=True) + "\n")
             made.rename(target)
         except OSError as cause:
-            shutil.rmtree(made, ignore_errors=True)
+            remove(made)
             if target.exists():
                 return  # another build was faster; its bytes are as good
             raise WorkFailed(f"cannot keep layer {info.id[:12]}") from cause
@@ -107,6 +109,7 @@ class LayerStore:
         """Remove layers that are not `needed` and were not used for `older` seconds; how many there were."""
         keep = {layer[:SHORT] for layer in needed}
         count = 0
+        self._sweep()
         for path in self.root.glob("*/layer.json"):
             if path.parent.name in keep or time.time() - path.stat().st_mtime < older:
                 continue
@@ -114,7 +117,7 @@ class LayerStore:
             aside = self.root / "tmp" / f"done-{uuid.uuid4().hex[:12]}"
             with contextlib.suppress(OSError):
                 path.parent.rename(aside)
-                shutil.rmtree(aside, ignore_errors=True)
+                remove(aside)
                 count += 1
         return count
 
@@ -123,10 +126,10 @@ class LayerStore:
         for work in (self.root / "tmp").glob("work-*"):
             with contextlib.suppress(OSError), (work / "alive").open() as alive:
                 fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(work, ignore_errors=True)
+                remove(work)
         for done in (self.root / "tmp").glob("done-*"):
             if time.time() - done.stat().st_mtime > 3600:
-                shutil.rmtree(done, ignore_errors=True)
+                remove(done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +204,7 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
         here = self.work.relative_to(self.root)
         return (
             f"cd {shlex.quote(str(self.root))}\n"
-            f"mount -t overlay overlay -o lowerdir={lower},upperdir={here}/tree,workdir={here}/work "
+            f"mount -t overlay overlay -o {rights().overlay}lowerdir={lower},upperdir={here}/tree,workdir={here}/work "
             '"$m"\ncd /'
         )
 
@@ -209,9 +212,15 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
         self, setup: str, script: str, stdin: bytes, timeout: float,
         log: Path | None, on_line: Callable[[str], None] | None, epoch: int,
     ) -> Done:  # fmt: skip
-        if os.geteuid() != 0:
-            raise EnvironmentLacks("building layers needs root here", "run it with sudo")
-        argv = [program("unshare", "util-linux"), "--mount", "--pid", "--ipc", "--uts", "--fork"]
+        argv = [
+            program("unshare", "util-linux"),
+            *rights().prefix,
+            "--mount",
+            "--pid",
+            "--ipc",
+            "--uts",
+            "--fork",
+        ]
         # The caller's umask must not show in the layer.
         argv += ["--kill-child", "--mount-proc", "--net", "sh", "-c", f"umask 022\n{setup}"]
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PHX_SCRIPT": script, "LC_ALL": "C.UTF-8"}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from builder.layers import LayerStore
 from builder.packages import facts, lock
 from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Facts, Report
+from builder.rights import remove, rights
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +120,21 @@ class Line:
         return made, True
 
     def _make(self, drawn: BuildPlan, suite: str, store: LayerStore, catalog: Catalog) -> Manifest:
+        rights()  # whoever has none hears so before anything is fetched
         layers = assemble.assemble(drawn, store, self.caches, self._apt(suite), self.report)
         now = datetime.datetime.now(datetime.UTC)
         return catalog.add(lambda into: disk.make(drawn, layers, store, into, now, self.report))
 
     def check(self, flat: Flat, found: Facts, made: Manifest) -> list[str]:
         """Build everything again from the same facts, in `second`; the files that are not the same bytes."""
-        shutil.rmtree(self.second, ignore_errors=True)
+        remove(self.second)
         drawn = plan.plan(flat, found)
         again = self._make(
             drawn, flat.suite, LayerStore(self.second / "layers"), Catalog(self.second / "images")
         )
         differ = [name for name, digest in made.digests if dict(again.digests)[name] != digest]
         if not differ:
-            shutil.rmtree(self.second, ignore_errors=True)
+            remove(self.second)
         return differ
 
     def explain(self, flat: Flat, found: Facts) -> list[Explained]:

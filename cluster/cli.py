@@ -36,7 +36,7 @@ OnHost = Annotated[str | None, typer.Option("--host", help="The host to use.")]
 
 def main() -> None:
     """The program. Errors of ours become text and their exit status; anything else is a bug and is shown whole."""
-    from builder.errors import PhiloxeniaError, WorkFailed, explain
+    from builder.errors import EnvironmentLacks, PhiloxeniaError, WorkFailed, explain
 
     try:
         app(prog_name="phx")
@@ -47,6 +47,15 @@ def main() -> None:
         if end.code == 130:  # typer makes this of Ctrl-C
             Terminal().error("interrupted; run the same command again to go on")
         raise
+    except PermissionError as error:
+        if not str(error.filename or "").startswith(str(home())):
+            raise
+        lacks = EnvironmentLacks(
+            f"{error.filename} is not yours to use",
+            "PHX_HOME names a folder of your own; what root made needs sudo",
+        )
+        Terminal().error(explain(lacks))
+        sys.exit(lacks.exit_code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

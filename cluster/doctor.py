@@ -30,7 +30,7 @@ MODULES = (("libvirt", "python3-libvirt"), ("guestfs", "python3-guestfs"))
 
 def examine(home: Path) -> list[Check]:
     """Every check, whatever failed before it. Changes nothing."""
-    checks = [_root()]
+    checks = _root()
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     for program, package in PROGRAMS:
         where = shutil.which(program, path=path)
@@ -65,9 +65,26 @@ def examine(home: Path) -> list[Check]:
     return checks
 
 
-def _root() -> Check:
-    root = os.geteuid() == 0
-    return Check("root", root, f"uid {os.geteuid()}", "" if root else "run phx with sudo")
+def _root() -> list[Check]:
+    """Root has every right. For another, whether builds work without: by trying."""
+    from builder.errors import EnvironmentLacks
+    from builder.rights import rights
+
+    if os.geteuid() == 0:
+        return [Check("root", True, "uid 0")]
+    who = f"uid {os.geteuid()}"
+    checks = [Check("root", False, who, "hosts and clusters: run phx with sudo")]
+    try:
+        rights()
+    except EnvironmentLacks as cause:
+        return [
+            *checks,
+            Check("builds without root", False, cause.what.partition(": ")[2], cause.hint),
+        ]
+    return [
+        *checks,
+        Check("builds without root", True, "tried: user namespace, lent ids, overlayfs"),
+    ]
 
 
 def _mirror() -> Check:

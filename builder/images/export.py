@@ -50,7 +50,9 @@ def export(image: Manifest, folder: Path, store: LayerStore, form: str, into: Pa
                 raise InputError(Problem("", what, f"phx build {image.name} makes them again"))
             with store.begin(image.layers) as chamber:
                 chamber.outside(
-                    f"tar --sort=name --numeric-owner --xattrs --mtime=@{image.epoch} --clamp-mtime "
+                    # tar's own names of its extended headers hold the number of its process.
+                    "tar --pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime "
+                    f"--sort=name --numeric-owner --xattrs --mtime=@{image.epoch} --clamp-mtime "
                     f'-C "$m" -cf {shlex.quote(str(aside))} .',
                     timeout=TIMEOUT,
                 )

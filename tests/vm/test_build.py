@@ -255,7 +255,9 @@ def test_an_image_in_other_formats(image: Phx, tmp_path: Path) -> None:
         assert "Images are identical" in same.stdout, (form, same)
     image.run("image", "export", "base", tmp_path / "again.qcow2", "--format", "qcow2")
     assert (tmp_path / "again.qcow2").read_bytes() == (tmp_path / "base.qcow2").read_bytes()
-    image.run("image", "export", "base", tmp_path / "base.tar", "--format", "tar")
+    for name in ("base.tar", "again.tar"):
+        image.run("image", "export", "base", tmp_path / name, "--format", "tar")
+    assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "base.tar").read_bytes()
     names = subprocess.run(
         ["tar", "-tf", tmp_path / "base.tar"], capture_output=True, text=True
     ).stdout.split("\n")
