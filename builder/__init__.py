@@ -21,4 +21,6 @@ Decisions:
 2026-11-22  update-initramfs is diverted in the tree. Its initrd is not used, and two runs of it would cost 20 s.
 2026-11-24  An ordinary user builds in a user namespace, with the ids that /etc/subuid lends. One store has one owner:
             layers of root and of a user hold other numbers for the same owner.
+2026-11-24  Layers are a cache with a size limit. What images were made from goes last, but goes: an image stands alone.
+2026-11-24  A layer's digest is noted when it is committed (0.5 s for base), so that fsck can tell what rotted.
 """

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from builder.terminal import Terminal, home, library
+from builder.terminal import Terminal, home, layers_max, library
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Set = Annotated[
@@ -36,7 +36,7 @@ def build(
     from builder.packages.lock import difference
 
     terminal = Terminal()
-    shop = line.Line(home(), library(), terminal.report)
+    shop = line.Line(home(), library(), terminal.report, layers_max())
     flat = shop.load(folder_of(recipe), _pairs(set_ or []))
     if refresh and not (folder_of(recipe) / "recipe.lock").is_file():
         for name, was, new in difference(*shop.refresh(flat)):

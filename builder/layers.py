@@ -1,8 +1,8 @@
 """The layer store: what each step changed, kept by the step's id, and the chamber in which the next step runs.
 
     <root>/<id>/tree      the step's difference to its parent (overlayfs upper folder)
-    <root>/<id>/layer.json  parent, kind, title, seconds; written before the folder gets its name
-    <root>/tmp/...        work in progress; anything here that no running build holds is rubbish
+    <root>/<id>/layer.json  parent, kind, title, seconds, size, digest; written before the folder gets its name
+    <root>/tmp/...        work in progress; anything here that no running build claims is rubbish
 
 A layer appears by one rename, so it is whole or absent. A step runs in a *chamber*: mount, process and network
 namespaces of its own, so its mounts and processes are gone with it however it ends, and it reaches no network. For
@@ -12,16 +12,18 @@ an ordinary user they are inside a user namespace (builder/rights.py).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
+import sys
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from builder import eviction, trees
+from builder.claims import alone, claimed, claims
 from builder.errors import CommandFailed, WorkFailed
 from builder.rights import demand_own, remove, rights
 from builder.run import Done, program, run
@@ -29,24 +31,51 @@ from builder.run import Done, program, run
 SHORT = 20
 """Hex digits of a layer's id in its folder's name: mount(2) takes one page of options, 170 such layers."""
 
+MEASURE_TIMEOUT = 600.0
+
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """What is remembered of a layer. `seconds` is what it cost to make."""
+    """What is remembered of a layer.
+
+    seconds  what it cost to make
+    size     bytes on disk, a hard link once; -1 in layers of an earlier time
+    digest   over every path of its tree and all that is known of it (builder/trees.py); may be empty
+    """
 
     id: str
     parent: str
     kind: str
     title: str
     seconds: float
+    size: int = -1
+    digest: str = ""
+
+    def to_json(self) -> str:
+        return (
+            json.dumps({name: getattr(self, name) for name in self.__slots__}, sort_keys=True)
+            + "\n"
+        )
+
+
+def layer_info(text: str) -> LayerInfo:
+    """Read what `to_json` wrote. ValueError if it is something else."""
+    try:
+        found = LayerInfo(**json.loads(text))
+    except TypeError as cause:
+        raise ValueError(f"not a layer's description: {cause}") from None
+    texts = (found.id, found.parent, found.kind, found.title, found.digest)
+    if not all(isinstance(text, str) for text in texts) or type(found.size) is not int:
+        raise ValueError("not a layer's description: something in it is of another kind")
+    return found
 
 
 class LayerStore:
     """Layers in one folder, shared by every build on this machine."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "tmp").mkdir(parents=True, exist_ok=True)
+        self.root, self.tmp = root, root / "tmp"
+        self.tmp.mkdir(parents=True, exist_ok=True)
         demand_own(root)
 
     def folder(self, layer: str) -> Path:
@@ -56,46 +85,49 @@ class LayerStore:
         return (self.folder(layer) / "layer.json").is_file()
 
     def info(self, layer: str) -> LayerInfo:
-        return LayerInfo(**json.loads((self.folder(layer) / "layer.json").read_text()))
+        return layer_info((self.folder(layer) / "layer.json").read_text())
+
+    def all(self) -> list[LayerInfo]:
+        """Every layer that can be read."""
+        found = []
+        for path in sorted(self.root.glob("*/layer.json")):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(layer_info(path.read_text()))
+        return found
+
+    def making(
+        self, what: str, waiting: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Hold the right to make this layer or image; `waiting` is told when another build has it."""
+        return alone(self.tmp / f"{what[:SHORT]}.lock", waiting)
 
     @contextlib.contextmanager
-    def making(self, layer: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold the right to make this layer; `waiting` is told when another build has it."""
-        path = self.root / "tmp" / f"{layer[:SHORT]}.lock"
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(lock, fcntl.LOCK_EX)
+    def using(self, layers: Sequence[str]) -> Iterator[None]:
+        """Whichever of these layers are there stay there meanwhile."""
+        with claimed(self.tmp, "use", layers):
             yield
 
     @contextlib.contextmanager
     def begin(self, below: Sequence[str]) -> Iterator[Chamber]:
         """A chamber over the layers `below` (oldest first). What is not committed is removed at the end."""
-        self._sweep()
-        work = self.root / "tmp" / f"work-{uuid.uuid4().hex[:12]}"
-        for name in ("tree", "work", "merged"):
-            (work / name).mkdir(parents=True)
-        with (work / "alive").open("w") as alive:
-            fcntl.flock(alive, fcntl.LOCK_EX)
-            try:
-                yield Chamber(self.root, work, tuple(layer[:SHORT] for layer in below))
-            finally:
-                remove(work)
+        self.sweep()
+        with claimed(self.tmp, "work", below) as work:
+            for name in ("tree", "work", "merged"):
+                (work / name).mkdir()
+            yield Chamber(self.root, work, tuple(layer[:SHORT] for layer in below))
 
     def commit(self, chamber: Chamber, info: LayerInfo) -> None:
-        """Keep what the chamber's step changed as layer `info.id`."""
+        """Keep what the chamber's step changed as layer `info.id`, with its size and digest."""
         target = self.folder(info.id)
-        made = self.root / "tmp" / f"done-{uuid.uuid4().hex[:12]}"
-        made.mkdir()
+        made = chamber.work / "made"
         try:
-            (chamber.work / "tree").rename(made / "tree")
-            text = {name: getattr(info, name) for name in info.__slots__}
-            (made / "layer.json").write_text(json.dumps(text, sort_keys=True) + "\n")
+            size, digest = measured(chamber.tree)
+            made.mkdir()
+            chamber.tree.rename(made / "tree")
+            whole = replace(info, size=size, digest=digest)
+            (made / "layer.json").write_text(whole.to_json())
             made.rename(target)
         except OSError as cause:
-            remove(made)
             if target.exists():
                 return  # another build was faster; its bytes are as good
             raise WorkFailed(f"cannot keep layer {info.id[:12]}") from cause
@@ -105,31 +137,70 @@ class LayerStore:
         with contextlib.suppress(OSError):
             os.utime(self.folder(layer) / "layer.json")
 
-    def prune(self, needed: Collection[str], older: float) -> int:
-        """Remove layers that are not `needed` and were not used for `older` seconds; how many there were."""
-        keep = {layer[:SHORT] for layer in needed}
-        count = 0
-        self._sweep()
-        for path in self.root.glob("*/layer.json"):
-            if path.parent.name in keep or time.time() - path.stat().st_mtime < older:
-                continue
-            # Aside first: a layer is whole or absent, also for a build that looks right now.
-            aside = self.root / "tmp" / f"done-{uuid.uuid4().hex[:12]}"
-            with contextlib.suppress(OSError):
-                path.parent.rename(aside)
-                remove(aside)
-                count += 1
-        return count
+    def prune(self, needed: Collection[str], older: float) -> list[LayerInfo]:
+        """Remove layers that are not `needed` and were not used for `older` seconds."""
+        before = time.time() - older
+        return self._remove(needed, lambda layers: eviction.unneeded(layers, before))
 
-    def _sweep(self) -> None:
-        """Remove the work of builds that died: their `alive` file is no longer locked."""
-        for work in (self.root / "tmp").glob("work-*"):
-            with contextlib.suppress(OSError), (work / "alive").open() as alive:
-                fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                remove(work)
-        for done in (self.root / "tmp").glob("done-*"):
-            if time.time() - done.stat().st_mtime > 3600:
-                remove(done)
+    def evict(self, needed: Collection[str], limit: int) -> list[LayerInfo]:
+        """Remove the least recently used layers over `limit` bytes; those that images `needed` last."""
+        return self._remove(needed, lambda layers: eviction.over(layers, limit))
+
+    def _remove(
+        self, needed: Collection[str], choose: Callable[[Sequence[eviction.Kept]], list[str]]
+    ) -> list[LayerInfo]:
+        self.sweep()
+        known = {info.id: self._sized(info) for info in self.all()}
+        gone = []
+        # Nobody begins to use a layer meanwhile; what goes is moved aside first, as that takes no time.
+        with claims(self.tmp, "use", "work") as now:
+            kept = [
+                eviction.Kept(i.id, i.parent, i.size, self._used(i.id), i.id in needed, i.id in now.held)
+                for i in known.values()
+            ]  # fmt: skip
+            for layer in choose(kept):
+                with contextlib.suppress(OSError):
+                    self.folder(layer).rename(self.tmp / f"gone-{uuid.uuid4().hex[:12]}")
+                    gone.append(known[layer])
+        self.sweep()
+        return gone
+
+    def _used(self, layer: str) -> float:
+        try:
+            return (self.folder(layer) / "layer.json").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def _sized(self, info: LayerInfo) -> LayerInfo:
+        """With its size, which is noted for layers of an earlier time; that is no use of the layer."""
+        if info.size >= 0:
+            return info
+        path = self.folder(info.id) / "layer.json"
+        with contextlib.suppress(OSError):
+            used = path.stat().st_mtime
+            info = replace(info, size=measured(path.parent / "tree")[0])
+            aside = self.tmp / f"gone-{uuid.uuid4().hex[:12]}"
+            aside.write_text(info.to_json())
+            os.utime(aside, (used, used))
+            aside.replace(path)
+        return info
+
+    def sweep(self) -> None:
+        """Remove what builds that died left behind, and what was moved aside."""
+        with claims(self.tmp, "use", "work") as now:
+            dead = now.dead
+        for path in (*dead, *self.tmp.glob("gone-*")):
+            remove(path)
+
+
+def measured(tree: Path) -> tuple[int, str]:
+    """(bytes on disk, digest) of a layer's tree, seen with the rights that made it."""
+    prefix = rights().prefix
+    if not prefix:
+        return trees.measure(str(tree))
+    argv = [program("unshare", "util-linux"), *prefix, sys.executable, "-I", "-S", trees.__file__]
+    size, digest = json.loads(run([*argv, "measure", str(tree)], timeout=MEASURE_TIMEOUT).text)
+    return size, digest
 
 
 @dataclass(frozen=True, slots=True)

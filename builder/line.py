@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from builder.images.catalog import Catalog
 from builder.images.manifest import Manifest
 from builder.language import recipe
 from builder.language.recipe import Flat
-from builder.layers import LayerStore
+from builder.layers import LayerInfo, LayerStore
 from builder.packages import facts, lock
 from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Facts, Report
@@ -40,8 +41,11 @@ class Explained:
 class Line:
     """Builds in one home folder from one library of recipes."""
 
-    def __init__(self, home: Path, library: Path, report: Report) -> None:
-        self.home, self.library, self.report = home, library, report
+    def __init__(
+        self, home: Path, library: Path, report: Report, layers_max: int | None = None
+    ) -> None:
+        """layers_max  bytes that layers may take after a build; None: no limit"""
+        self.home, self.library, self.report, self.layers_max = home, library, report, layers_max
         self.catalog = Catalog(home / "images")
         self.caches = assemble.Caches(home / "packages", home / "apt", home / "logs")
 
@@ -115,15 +119,25 @@ class Line:
         there = self.catalog.by_plan(drawn.id)
         if there is not None:
             return there, False
-        made = self._make(drawn, flat.suite, LayerStore(self.home / "layers"), self.catalog)
+        store = LayerStore(self.home / "layers")
+        waiting = f"image {drawn.name}: waiting for another build of it"
+        with store.making(drawn.id, lambda: self.report(waiting)):
+            there = self.catalog.by_plan(drawn.id)
+            if there is not None:
+                return there, False
+            made = self._make(drawn, flat.suite, store, self.catalog)
         self._remember(drawn)
+        if self.layers_max is not None and (gone := store.evict(self._needed(), self.layers_max)):
+            freed = sum(layer.size for layer in gone) >> 20
+            self.report(f"{len(gone)} layers removed that were used least recently, {freed} MiB")
         return made, True
 
     def _make(self, drawn: BuildPlan, suite: str, store: LayerStore, catalog: Catalog) -> Manifest:
         rights()  # whoever has none hears so before anything is fetched
-        layers = assemble.assemble(drawn, store, self.caches, self._apt(suite), self.report)
-        now = datetime.datetime.now(datetime.UTC)
-        return catalog.add(lambda into: disk.make(drawn, layers, store, into, now, self.report))
+        with store.using(drawn.layers()):
+            layers = assemble.assemble(drawn, store, self.caches, self._apt(suite), self.report)
+            now = datetime.datetime.now(datetime.UTC)
+            return catalog.add(lambda into: disk.make(drawn, layers, store, into, now, self.report))
 
     def check(self, flat: Flat, found: Facts, made: Manifest) -> list[str]:
         """Build everything again from the same facts, in `second`; the files that are not the same bytes."""
@@ -160,11 +174,13 @@ class Line:
             rows.append(Explained(layer, f"{number + 1} {step.title()}", there, why))
         return rows
 
-    def prune(self, older: float) -> tuple[list[Manifest], int]:
+    def prune(
+        self, older: float, max_size: int | None = None
+    ) -> tuple[list[Manifest], list[LayerInfo]]:
         """Remove images that a newer one of their name replaced and nobody uses, then layers of no image.
 
-        older  seconds: layers made or used since then stay, whatever they belong to (a failed build resumes there)
-        Returns the images, and the number of layers.
+        older     seconds: layers made or used since then stay, whatever they belong to (a failed build resumes there)
+        max_size  bytes: then the least recently used layers go until the rest takes no more than this
         """
         gone, newest = [], set()
         for image in self.catalog.images():
@@ -172,8 +188,14 @@ class Line:
                 self.catalog.remove(image)
                 gone.append(image)
             newest.add(image.name)
-        needed = {layer for image in self.catalog.images() for layer in image.layers}
-        return gone, LayerStore(self.home / "layers").prune(needed, older)
+        store = LayerStore(self.home / "layers")
+        layers = store.prune(self._needed(), older)
+        if max_size is not None:
+            layers += store.evict(self._needed(), max_size)
+        return gone, layers
+
+    def _needed(self) -> set[str]:
+        return {layer for image in self.catalog.images() for layer in image.layers}
 
     def _remember(self, drawn: BuildPlan) -> None:
         told = [steps.told(step) for step in drawn.steps]
@@ -188,6 +210,7 @@ class Line:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".new")
+    # Two builds may write it at once: each its own copy, the last one stays.
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.new")
     aside.write_text(text)
     aside.replace(path)

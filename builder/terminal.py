@@ -99,3 +99,20 @@ def library() -> Path:
     """Where recipes are found by name: $PHX_RECIPES, else recipes/ beside the packages."""
     given = os.environ.get("PHX_RECIPES")
     return Path(given).absolute() if given else Path(__file__).absolute().parent.parent / "recipes"
+
+
+LAYERS_MAX = "50G"
+
+
+def layers_max() -> int | None:
+    """How many bytes layers may take after a build: $PHX_LAYERS_MAX, else 50G; None for `none`."""
+    from builder import units
+    from builder.errors import InputError, Problem
+
+    given = os.environ.get("PHX_LAYERS_MAX", LAYERS_MAX)
+    if given == "none":
+        return None
+    try:
+        return units.size(given)
+    except ValueError as cause:
+        raise InputError(Problem("PHX_LAYERS_MAX", *str(cause).split("; "))) from None

@@ -24,7 +24,12 @@ DOORS = {
     "fabric": {"cluster/hosts/remote.py"},
     "pycdlib": {"contextualize/seed.py"},
 }
-PROGRAMS = {"contextualize/agent.py", "cluster/hosts/warden.py", "cluster/demo.py"}
+PROGRAMS = {
+    "builder/trees.py",
+    "contextualize/agent.py",
+    "cluster/hosts/warden.py",
+    "cluster/demo.py",
+}
 """Run by themselves: they speak and end as they like."""
 SPEAKERS = {
     "builder/terminal.py",
@@ -33,11 +38,11 @@ SPEAKERS = {
     "cluster/cli.py",
     *PROGRAMS,
 }
-ALONE = {"contextualize/agent.py", "cluster/hosts/warden.py"}
+ALONE = {"builder/trees.py", "contextualize/agent.py", "cluster/hosts/warden.py"}
 """The standard library only: they run where nothing else is."""
 
 PURE = {
-    *(f"builder/{m}.py" for m in ("errors", "units", "document", "steps", "plan")),
+    *(f"builder/{m}.py" for m in ("errors", "units", "document", "steps", "plan", "eviction")),
     *(f"builder/images/{m}.py" for m in ("manifest", "initrd")),
     *(f"builder/language/{m}.py" for m in ("kinds", "sections", "chain", "scope", "accounts", "recipe")),
     *(f"contextualize/{m}.py" for m in ("identity", "context", "message")),

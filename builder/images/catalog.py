@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from builder.claims import claimed, claims
 from builder.errors import InputError, Problem, close
 from builder.images import manifest
 from builder.images.manifest import Manifest
+from builder.rights import remove
 
 
 class Catalog:
@@ -66,9 +67,9 @@ class Catalog:
 
     def add(self, make: Callable[[Path], Manifest]) -> Manifest:
         """Let `make` fill an empty folder; the image is in the catalog when this returns, or nothing is."""
-        aside = self.root / f"tmp-{uuid.uuid4().hex[:12]}"
-        aside.mkdir()
-        try:
+        for left in self.left_over():
+            remove(left)
+        with claimed(self.root, "tmp") as aside:
             made = make(aside)
             try:
                 aside.rename(self.folder(made))
@@ -76,8 +77,11 @@ class Catalog:
                 # The same bytes are here already, maybe from another plan: from now on this one made them.
                 (aside / "manifest.json").replace(self.folder(made) / "manifest.json")
             return made
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+
+    def left_over(self) -> tuple[Path, ...]:
+        """What builds that died, or removals that did not end, left behind."""
+        with claims(self.root, "tmp") as now:
+            return now.dead
 
     def hold(self, image: Manifest, who: str) -> None:
         """Note that `who` (as in "cluster demo") uses the image: it is not removed while anybody does."""
@@ -105,4 +109,4 @@ class Catalog:
         gone = self.root / f"tmp-{uuid.uuid4().hex[:12]}"
         with contextlib.suppress(FileNotFoundError):
             self.folder(image).rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            remove(gone)

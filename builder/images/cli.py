@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -83,22 +84,71 @@ def export(
 @image.command("prune")
 def prune(
     keep: Annotated[str, typer.Option(help="Layers used this recently stay in any case.")] = "1d",
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Then remove the least recently used layers until the rest takes no more."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Remove images that a newer one replaced and nobody uses, and layers of no image."""
     from builder import line, units
-    from builder.errors import InputError, Problem
 
     terminal = Terminal()
-    try:
-        seconds = units.duration(keep)
-    except ValueError as cause:
-        raise InputError(Problem("--keep", *str(cause).split("; "))) from None
-    images, layers = line.Line(home(), library(), terminal.report).prune(seconds)
+    seconds = _units(units.duration, "--keep", keep)
+    limit = _units(units.size, "--max-size", max_size) if max_size is not None else None
+    images, layers = line.Line(home(), library(), terminal.report).prune(seconds, limit)
+    freed = sum(m.stored for m in images) + sum(layer.size for layer in layers)
     if as_json:
-        terminal.json({"images": [m.id for m in images], "layers": layers})
+        terminal.json({"images": [m.id for m in images], "layers": len(layers), "bytes": freed})
     else:
-        terminal.say(f"{len(images)} images and {layers} layers removed")
+        terminal.say(
+            f"{len(images)} images and {len(layers)} layers removed, {freed >> 20} MiB freed"
+        )
+
+
+def _units(read: Callable[[object], int], option: str, text: str) -> int:
+    from builder.errors import InputError, Problem
+
+    try:
+        return read(text)
+    except ValueError as cause:
+        raise InputError(Problem(option, *str(cause).split("; "))) from None
+
+
+@image.command("fsck")
+def fsck(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte: trees, images, fetched packages.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move what is wrong aside; the next build makes it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check all that is kept: layers, images, locks, fetched packages; ends with 1 if something is wrong."""
+    from builder import fsck
+
+    terminal = Terminal()
+    found = fsck.examine(home(), deep, terminal.report)
+    moved = fsck.repair(home(), found) if repair else {}
+    if as_json:
+        terminal.json([{"place": str(f.place), "what": f.what, "remedy": f.remedy, "wrong": f.wrong,
+                        "moved": str(moved[f.place]) if f.place in moved else None}
+                       for f in found])  # fmt: skip
+    elif not found:
+        terminal.say(f"nothing wrong in {home()}")
+    else:
+        terminal.table(
+            ("PLACE", "WHAT", "REMEDY"),
+            [
+                (f.place, f.what, f"moved to {moved[f.place]}" if f.place in moved else f.remedy)
+                for f in found
+            ],
+        )
+    if any(f.wrong and f.place not in moved for f in found):
+        raise typer.Exit(1)
 
 
 @image.command("rm")

@@ -96,7 +96,7 @@ cp --sparse=always disk.raw {into_}/disk.raw
     for name in FILES:
         (into / name).chmod(0o444)
     report(f"image {plan.name}: digest")
-    digests = {name: _sha256(into / name) for name in FILES}
+    digests = {name: sha256_of(into / name) for name in FILES}
     made = Manifest(
         id=manifest.identity(digests), name=plan.name, version=plan.version, summary=plan.summary,
         size=plan.output.size, stored=(into / "disk.raw").stat().st_blocks * 512, kernel=version,
@@ -109,7 +109,7 @@ cp --sparse=always disk.raw {into_}/disk.raw
     return made
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     """Of the whole file; its holes are not read (the kernel would fill the page cache with zeros)."""
     digest = hashlib.sha256()
     zeros = bytes(1 << 20)
