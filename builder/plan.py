@@ -44,7 +44,7 @@ class Output:
     size: int
     kernel: Kernel
     epoch: int
-    rev: int = 3
+    rev: int = 4
 
     def told(self) -> dict[str, Any]:
         return {

@@ -22,7 +22,7 @@ class Check:
 PROGRAMS = (
     ("libvirtd", "libvirt-daemon"), ("virtlogd", "libvirt-daemon"), ("virsh", "libvirt-clients"),
     ("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils"),
-    ("mmdebstrap", "mmdebstrap"), ("apt-get", "apt"), ("mke2fs", "e2fsprogs"), ("debugfs", "e2fsprogs"),
+    ("mmdebstrap", "mmdebstrap"), ("apt-get", "apt"),
     ("ip", "iproute2"), ("nsenter", "util-linux"), ("unshare", "util-linux"), ("ssh", "openssh-client"),
 )  # fmt: skip
 MODULES = (("libvirt", "python3-libvirt"), ("guestfs", "python3-guestfs"))

@@ -25,6 +25,7 @@ DOORS = {
     "pycdlib": {"contextualize/seed.py"},
 }
 PROGRAMS = {
+    "builder/images/mkext4.py",
     "builder/trees.py",
     "contextualize/agent.py",
     "cluster/hosts/warden.py",
@@ -44,6 +45,7 @@ ALONE = {"builder/trees.py", "contextualize/agent.py", "cluster/hosts/warden.py"
 PURE = {
     *(f"builder/{m}.py" for m in ("errors", "units", "document", "steps", "plan", "eviction")),
     *(f"builder/images/{m}.py" for m in ("manifest", "initrd")),
+    *(f"builder/images/ext4/{m}.py" for m in ("geometry", "inode", "groups", "layout", "attributes")),
     *(f"builder/language/{m}.py" for m in ("kinds", "sections", "chain", "scope", "accounts", "recipe")),
     *(f"contextualize/{m}.py" for m in ("identity", "context", "message")),
     *(f"cluster/{m}.py" for m in ("spec", "place", "guarantee", "network", "domain", "plan")),

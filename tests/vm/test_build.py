@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -317,3 +318,39 @@ run:
     names = debugfs(disk, "ls -p /srv/data")
     assert "/on/" in names
     assert "/off/" not in names
+
+
+@pytest.fixture
+def narrow() -> Iterator[Path]:
+    """A cgroup with 300 MiB of memory, whichever version the machine has; its processes file."""
+    top = Path("/sys/fs/cgroup/memory")
+    limit = "memory.limit_in_bytes"
+    if not top.is_dir():
+        top, limit = Path("/sys/fs/cgroup"), "memory.max"
+        (top / "cgroup.subtree_control").write_text("+memory")
+    group = top / f"phx-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / limit).write_text(str(300 << 20))
+        yield group / "cgroup.procs"
+    finally:
+        group.rmdir()
+
+
+def test_a_tree_larger_than_the_memory(library: Callable[..., Phx], narrow: Path) -> None:
+    phx = library(
+        large="from: base\nsize: 1500M\nrun:\n  - {name: fill, script: 'head -c 1G /dev/urandom > /data'}\n"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f"echo $$ > {narrow}; exec {PHX} build large"],
+        env=phx.env, cwd=REPO, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    disk = folder(phx, "large") / "disk.raw"
+    digest = dict(phx.json("image", "show", "large")["digests"])["disk.raw"]  # type: ignore[call-overload,index]
+    with disk.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == digest
+    assert "Size: 1073741824" in debugfs(disk, "stat /data")
+    phx.run("image", "rm", "large")
+    time.sleep(1.1)
+    phx.run("image", "prune", "--keep", "1s")
