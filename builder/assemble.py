@@ -13,11 +13,12 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import assert_never
 
+from builder import downloads
 from builder.errors import CommandFailed, TimedOut, WorkFailed
-from builder.language.recipe import Placed, PlacedDirectory
+from builder.language.recipe import Fetched, Placed, PlacedDirectory
 from builder.layers import Chamber, LayerInfo, LayerStore
 from builder.packages.apt import Apt, archive
 from builder.plan import BuildPlan, Report
@@ -47,14 +48,15 @@ find /boot -maxdepth 1 -name 'initrd.img*' -delete
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """Folders that outlive builds: fetched packages, apt's own state, logs."""
+    """Folders that outlive builds: fetched packages, apt's own state, logs, other fetched files by their sha256."""
 
     packages: Path
     apt: Path
     logs: Path
+    files: Path
 
     def make(self) -> None:
-        for folder in (self.packages, self.apt, self.logs):
+        for folder in (self.packages, self.apt, self.logs, self.files):
             folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -86,6 +88,9 @@ def assemble(
             started = time.monotonic()
             if isinstance(step, Bootstrap | Install):
                 apt.fetch(step.locked, report)
+            if isinstance(step, Write):
+                for file in step.fetched():
+                    downloads.fetch(file.url, file.sha256, caches.files, file.where, report)
             with store.begin(ids[:n]) as chamber:
                 try:
                     execute(step, chamber, caches, log, plan.output.epoch, report)
@@ -133,9 +138,16 @@ def execute(
                 for g in sorted({o.rpartition(":")[2] for o in owners} - {"root"})
             )
             # Only directories that the recipe names are in the tar: what is there already gets their owner and mode.
+            untar = "tar -x -p -C / --delay-directory-restore --keep-directory-symlink"
+            placed = [f for f in step.files if isinstance(f, Placed)]
+            if not step.fetched():
+                binds, script = [], f"umask 022; exec {untar}"
+            else:
+                binds = [(_offer_files(step.fetched(), chamber, caches), "/run/files")]
+                script = f"umask 022; {untar}\n" + _copies(step.fetched(), epoch)
             chamber.inside(
-                known + "umask 022; exec tar -x -p -C / --delay-directory-restore --keep-directory-symlink",
-                stdin=tar_of(step.files, epoch, step.directories), timeout=STEP_TIMEOUT, log=log,
+                known + script, binds=binds, stdin=tar_of(placed, epoch, step.directories),
+                timeout=STEP_TIMEOUT, log=log,
             )  # fmt: skip
         case Switch():
             lines = [f"systemctl {verb} {' '.join(units)}"
@@ -173,6 +185,29 @@ def _offer(packages: Sequence[Locked], suite: str, chamber: Chamber, caches: Cac
     folder.mkdir()
     archive(packages, suite, caches.packages, folder)
     return folder
+
+
+def _offer_files(files: Sequence[Fetched], chamber: Chamber, caches: Caches) -> Path:
+    """A folder with exactly these fetched files, by their sha256, gone with the chamber."""
+    folder = chamber.work / "files"
+    folder.mkdir()
+    for sha256 in sorted({f.sha256 for f in files}):
+        downloads.offer(caches.files, sha256, folder / sha256)
+    return folder
+
+
+def _copies(files: Sequence[Fetched], epoch: int) -> str:
+    """Shell lines that place fetched files as the tar places the others: a link in the place is replaced."""
+    lines = []
+    for file in sorted(files, key=lambda f: f.path):
+        user, _, group = file.owner.partition(":")
+        path = shlex.quote(file.path)
+        lines += [
+            f"mkdir -p {shlex.quote(str(PurePosixPath(file.path).parent))}; rm -f {path}",
+            f"cp -T /run/files/{file.sha256} {path}; chown {user}:{group or user} {path}",
+            f"chmod {file.mode:04o} {path}; touch -d @{epoch} {path}",
+        ]
+    return "\n".join(lines)
 
 
 _CONFIGURE = r"""

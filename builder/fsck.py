@@ -54,6 +54,7 @@ def examine(home: Path, deep: bool, report: Report) -> list[Finding]:
         *_layers(home / "layers", deep, report),
         *_images(home / "images", deep, report),
         *_locks(home, deep, report),
+        *_files(home / "files", deep, report),
         *_told(home / "told"),
         *_left_over(home),
     ]
@@ -173,6 +174,16 @@ def _locks(home: Path, deep: bool, report: Report) -> Iterator[Finding]:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     yield Finding(path, "is not the package that its lock names", REMEDY)
+
+
+def _files(folder: Path, deep: bool, report: Report) -> Iterator[Finding]:
+    """Fetched files, whose names are their digests."""
+    found = sorted(p for p in folder.glob("*") if not p.suffix) if deep else []
+    if found:
+        report(f"{len(found)} fetched files")
+    for path in found:
+        if sha256_of(path) != path.name:
+            yield Finding(path, "is not the file that its name says", REMEDY)
 
 
 def _told(folder: Path) -> Iterator[Finding]:

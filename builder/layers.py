@@ -228,13 +228,15 @@ class Chamber:
     ) -> Done:
         """Run `sh -eu` as root in the merged tree.
 
-        binds  (folder here, folder in the tree) pairs, shared for the time of the step
+        binds  (folder here, folder in the tree) pairs, for the time of the step, read-only
         epoch  its SOURCE_DATE_EPOCH
         There is no network but a dead loopback: what a step needs is in the tree or bound into it.
         """
         merged = shlex.quote(str(self.work / "merged"))
         extra = "".join(
             f'mkdir -p "$m{inner}"; mount --bind {shlex.quote(str(outer))} "$m{inner}"\n'
+            # nosuid and the others: without rights over the machine, what a mount has of them cannot be taken off it.
+            f'mount -o remount,bind,ro,nosuid,nodev,noexec "$m{inner}"\n'
             for outer, inner in binds
         )
         # The script goes in the environment so that standard input stays free for the step's data.

@@ -47,7 +47,9 @@ class Line:
         """layers_max  bytes that layers may take after a build; None: no limit"""
         self.home, self.library, self.report, self.layers_max = home, library, report, layers_max
         self.catalog = Catalog(home / "images")
-        self.caches = assemble.Caches(home / "packages", home / "apt", home / "logs")
+        self.caches = assemble.Caches(
+            home / "packages", home / "apt", home / "logs", home / "files"
+        )
 
     @property
     def second(self) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from builder.language.accounts import Account
-from builder.language.recipe import Placed, PlacedDirectory
+from builder.language.recipe import Fetched, Placed, PlacedDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,15 @@ class Write:
 
     kind: ClassVar[str] = "write"
     rev: ClassVar[int] = 2
-    files: tuple[Placed, ...]
+    files: tuple[Placed | Fetched, ...]
     directories: tuple[PlacedDirectory, ...] = ()
 
     def told(self) -> dict[str, Any]:
         return {"files": sorted([f.path, f.mode, f.owner, f.sha256] for f in self.files),
                 "directories": sorted([d.path, d.mode, d.owner] for d in self.directories)}  # fmt: skip
+
+    def fetched(self) -> list[Fetched]:
+        return [f for f in self.files if isinstance(f, Fetched)]
 
     def title(self) -> str:
         return f"write {_few([*(d.path for d in self.directories), *(f.path for f in self.files)])}"

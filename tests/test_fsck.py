@@ -53,6 +53,9 @@ def home(tmp_path):
     (tmp_path / "packages" / file_name(package)).write_bytes(deb("hello"))
     (tmp_path / "locks").mkdir()
     (tmp_path / "locks" / "1.lock").write_text(lock.to_json(Facts(1, ((package,),)), "key"))
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / hashlib.sha256(b"fetched").hexdigest()).write_bytes(b"fetched")
+    (tmp_path / "files" / ("ab" * 32 + ".part")).write_bytes(b"not all yet")
     (tmp_path / "told").mkdir()
     (tmp_path / "told" / "worker.json").write_text("[]")
     return tmp_path
@@ -134,6 +137,10 @@ def a_package(home):
     path.write_bytes(path.read_bytes() + b"!")
 
 
+def a_fetched_file(home):
+    (home / "files" / hashlib.sha256(b"fetched").hexdigest()).write_bytes(b"fetcher")
+
+
 def no_memory(home):
     (home / "told/worker.json").write_text("{")
 
@@ -155,6 +162,7 @@ def no_memory(home):
         (a_byte_of_the_disk, True, "images/*", "worker: disk.raw is not what was built"),
         (no_lock, False, "locks/1.lock", "is not a lock"),
         (a_package, True, "packages/hello_1.0_all.deb", "is not the package that its lock names"),
+        (a_fetched_file, True, "files/*", "is not the file that its name says"),
         (no_memory, False, "told/worker.json", "what the last build did cannot be read"),
     ],
 )  # fmt: skip

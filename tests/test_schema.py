@@ -74,6 +74,7 @@ def test_what_we_ship_is_valid(document, path):
         ("recipe", "include: [/etc/a.yaml]", "include.0"),
         ("recipe", "files: [{path: /a, content: a, mode: '9'}]", "files.0.mode"),
         ("recipe", "directories: [{path: a}]", "directories.0.path"),
+        ("recipe", f"files: [{{path: /a, url: 'ftp://a/a', sha256: {'ab' * 32}}}]", "files.0.url"),
         ("recipe", "users: [{name: app, uid: 7}]", "users.0.uid"),
         ("recipe", "packages: [{name: strace}]", "packages.0"),
         ("recipe", "run: [{name: x, script: y, user: Root}]", "run.0.user"),

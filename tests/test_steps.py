@@ -20,12 +20,15 @@ import pytest
 from builder import assemble
 from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.language.accounts import Account
-from builder.language.recipe import Placed, PlacedDirectory
+from builder.language.recipe import Fetched, Placed, PlacedDirectory
 from builder.packages.apt import file_name
 from builder.run import Done
 from builder.steps import Accounts, Bootstrap, Install, Script, Seal, Step, Switch, Write
 from tests.conftest import GOLDEN
 from tests.invented import deb, locked
+
+BYTES = b"what a URL gives\n"
+FETCHED = hashlib.sha256(BYTES).hexdigest()
 
 SAMPLES = {
     "bootstrap": Bootstrap("bookworm", 1_750_000_000, ("dash", "kmod"), (locked("dash", "1:2.0"), locked("kmod"))),
@@ -40,6 +43,11 @@ SAMPLES = {
         Placed("/etc/c", 0o644, "daemon", bytes(range(256))),
     ), (
         PlacedDirectory("/srv/web", 0o2750, "web:adm"), PlacedDirectory("/srv", 0o755, "root"),
+    )),
+    "write.fetched": Write((
+        Placed("/etc/a", 0o644, "root", b"a\n"),
+        Fetched("/srv/b c", 0o4750, "web:adm", FETCHED, "https://host.invalid/b", "recipe.yaml:7"),
+        Fetched("/opt/b", 0o644, "daemon", FETCHED, "file:///b", "recipe.yaml:9"),
     )),
     "switch": Switch(("ssh.service", "cron.service"), ("nginx.service",), ("apt-daily.timer",)),
     "script": Script("make it so", "set -x\necho 'so' > /etc/so\n"),
@@ -97,8 +105,9 @@ EPOCH = 1_750_000_000
 
 def act(step: Step, folder: Path) -> Recorder:
     chamber = Recorder(folder)
-    caches = assemble.Caches(folder / "packages", folder / "apt", folder / "logs")
+    caches = assemble.Caches(folder / "packages", folder / "apt", folder / "logs", folder / "files")
     caches.make()
+    (caches.files / FETCHED).write_bytes(BYTES)
     for package in getattr(step, "locked", ()):
         (caches.packages / file_name(package)).write_bytes(deb(package.name, package.version))
     assemble.execute(step, chamber, caches, folder / "log", EPOCH)
@@ -106,7 +115,8 @@ def act(step: Step, folder: Path) -> Recorder:
 
 
 def test_every_kind_of_step_has_a_sample():
-    assert set(SAMPLES) == {kind.kind for kind in get_args(Step)}
+    """`kind`, or `kind.case` for more than one."""
+    assert {name.partition(".")[0] for name in SAMPLES} == {kind.kind for kind in get_args(Step)}
 
 
 @pytest.mark.parametrize("kind", sorted(SAMPLES))
@@ -138,7 +148,9 @@ def test_a_package_that_is_not_what_its_lock_says_is_not_installed(tmp_path):
     step = SAMPLES["install"]
     wrong = Install(step.packages, (step.locked[0], replace(step.locked[1], sha256="0" * 64)))
     chamber = Recorder(tmp_path)
-    caches = assemble.Caches(tmp_path / "packages", tmp_path / "apt", tmp_path / "logs")
+    caches = assemble.Caches(
+        tmp_path / "packages", tmp_path / "apt", tmp_path / "logs", tmp_path / "files"
+    )
     caches.make()
     for package in step.locked:
         (caches.packages / file_name(package)).write_bytes(deb(package.name, package.version))

@@ -77,6 +77,37 @@ def _inside(text: str) -> str:
     return str(path)
 
 
+def _url(text: str) -> str:
+    return text if "{{" in text else plain_url(text)
+
+
+def plain_url(text: str) -> str:
+    found = re.fullmatch(r"(https?|file)://([^/\s]*)(/\S*)?", text)
+    if not found or not (found[2] if found[1] != "file" else found[3]):
+        raise ValueError(
+            f"{shown(text)} is not a URL to fetch from; "
+            "write http://, https:// or file:// and where it is, without spaces"
+        )
+    if "@" in found[2]:
+        raise ValueError(
+            "a password has no place in a recipe, nor in its messages; "
+            "fetch the file yourself and write source"
+        )
+    return text
+
+
+def _sha256(text: str) -> str:
+    return text if "{{" in text else plain_sha256(text)
+
+
+def plain_sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError(
+            f"{shown(text)} is not a sha256; write its 64 digits, as `sha256sum FILE` prints them"
+        )
+    return text
+
+
 def _mode(value: object) -> int:
     # A document gives 0755 as text. A bare 755 is a number, the mode 01363: refused, not guessed at.
     if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3,4}", value):
@@ -119,6 +150,8 @@ Target = Annotated[str, AfterValidator(_target), _text("/.*[^/]")]
 TargetDirectory = Annotated[str, AfterValidator(_target_directory), _text("/.*[^/]/*")]
 LoginPath = Annotated[str, AfterValidator(_login_path), _text(r"/[^:\s]*[^:/\s]")]
 Inside = Annotated[str, AfterValidator(_inside), _text("[^/].*")]
+Url = Annotated[str, AfterValidator(_url), _text(r"(https?|file)://\S.*")]
+Sha256 = Annotated[str, AfterValidator(_sha256), _text(r"([0-9a-f]{64}|.*\{\{.*)")]
 # Editors read YAML by other rules than we do: to some of them 0644 is a number.
 Mode = Annotated[
     int,

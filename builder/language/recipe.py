@@ -20,9 +20,9 @@ from builder.document import Document, Place, by_line
 from builder.errors import InputError, Problem, close
 from builder.language.accounts import Account, Numbers
 from builder.language.chain import Link, Load, Source, chain, decide, names_in, reason
-from builder.language.kinds import Value, plain_package
+from builder.language.kinds import Value, plain_package, plain_sha256, plain_url
 from builder.language.scope import Scope
-from builder.language.sections import Kernel, PackageWhen, UnitItem, UnitWhen, User
+from builder.language.sections import File, Kernel, PackageWhen, UnitItem, UnitWhen, User
 
 ROOT_SUITES = ("bookworm",)
 
@@ -53,6 +53,18 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that is fetched before its step. `where` is the line that asks for it; the URL is in no layer's id."""
+
+    path: str
+    mode: int
+    owner: str
+    sha256: str
+    url: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class Units:
     """systemd units to switch."""
 
@@ -80,7 +92,7 @@ class Part:
     """(package, `file:line` that asked for it)."""
     users: tuple[Account, ...]
     directories: tuple[PlacedDirectory, ...]
-    files: tuple[Placed, ...]
+    files: tuple[Placed | Fetched, ...]
     services: Units
     run: tuple[Lines, ...]
 
@@ -186,7 +198,7 @@ def _part(
     packages: list[tuple[str, str]] = []
     users: list[tuple[Scope, Place, User]] = []
     directories: list[PlacedDirectory] = []
-    files: list[Placed] = []
+    files: list[Placed | Fetched] = []
     run: list[Lines] = []
     switched: list[Units] = []
     written: set[str] = set()
@@ -233,21 +245,21 @@ def _packages(scope: Scope, source: Source) -> list[tuple[str, str]]:
             if not scope.holds(item.when, place):
                 continue
             text, place = item.name, (*place, "name")
-        name = scope.render(str(text), place)
-        try:
-            found.append((plain_package(name), scope.document.where(place)))
-        except ValueError as cause:
-            if name:
-                what, _, hint = str(cause).partition("; ")
-                scope.wrong(place, what, hint)
+        name = _plain(scope, place, str(text), plain_package)
+        if name:
+            found.append((name, scope.document.where(place)))
     return found
 
 
-def _files(scope: Scope, source: Source, fetch: Fetch, written: set[str]) -> list[Placed]:
-    found = []
+def _files(scope: Scope, source: Source, fetch: Fetch, written: set[str]) -> list[Placed | Fetched]:
+    found: list[Placed | Fetched] = []
     for n, file in enumerate(source.sections.files):
         here: Place = ("files", n)
         if not scope.holds(file.when, here):
+            continue
+        if file.url is not None:
+            _once(scope, (*here, "path"), file.path, written)
+            found.append(_fetched(scope, here, file))
             continue
         if file.source is not None:
             data = fetch(scope.document, (*here, "source"), file.source)
@@ -258,6 +270,26 @@ def _files(scope: Scope, source: Source, fetch: Fetch, written: set[str]) -> lis
         _once(scope, (*here, "path"), file.path, written)
         found.append(Placed(file.path, file.mode, file.owner, data))
     return found
+
+
+def _fetched(scope: Scope, here: Place, file: File) -> Fetched:
+    url = _plain(scope, (*here, "url"), file.url or "", plain_url)
+    sha256 = _plain(scope, (*here, "sha256"), file.sha256 or "", plain_sha256)
+    where = scope.document.where((*here, "url"))
+    return Fetched(file.path, file.mode, file.owner, sha256, url, where)
+
+
+def _plain(scope: Scope, place: Place, text: str, check: Callable[[str], str]) -> str:
+    """A rendered text that must be of a kind; what is wrong is told, and nothing comes of it."""
+    rendered = scope.render(text, place)
+    if not rendered:
+        return ""
+    try:
+        return check(rendered)
+    except ValueError as cause:
+        what, _, hint = str(cause).partition("; ")
+        scope.wrong(place, what, hint)
+        return ""
 
 
 def _template(scope: Scope, place: Place, name: str, fetch: Fetch) -> str:

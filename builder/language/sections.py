@@ -21,9 +21,11 @@ from builder.language.kinds import (
     Package,
     ParameterName,
     PlainPackage,
+    Sha256,
     Size,
     Target,
     TargetDirectory,
+    Url,
     Value,
 )
 
@@ -137,13 +139,19 @@ class Directory(Written):
 
 
 class File(Written):
-    """One file of the image, from exactly one of `content`, `template` and `source`."""
+    """One file of the image, from exactly one of `content`, `template`, `source` and `url`."""
 
     path: Target = Field(description="where it goes in the image, absolute")
     content: str | None = Field(None, description="its text, a template over the parameters")
     template: Inside | None = Field(None, description="a jinja2 template below the recipe's folder")
     source: Inside | None = Field(
         None, description="a file below the recipe's folder, copied as it is"
+    )
+    url: Url | None = Field(
+        None, description="where it is fetched from, http, https or file; a template; needs sha256"
+    )
+    sha256: Sha256 | None = Field(
+        None, description="the sha256 that what is fetched must have; a template"
     )
     mode: Mode = Field(
         0o644, description="permissions in octal, as in 0644", json_schema_extra={"default": "0644"}
@@ -153,10 +161,19 @@ class File(Written):
 
     @model_validator(mode="after")
     def _one_origin(self) -> File:
-        if sum(x is not None for x in (self.content, self.template, self.source)) != 1:
+        origins = (self.content, self.template, self.source, self.url)
+        if sum(x is not None for x in origins) != 1:
             raise ValueError(
-                f"the file {self.path} needs one origin; write exactly one of content, template, source"
+                f"the file {self.path} needs one origin; "
+                "write exactly one of content, template, source, url"
             )
+        if self.url is not None and self.sha256 is None:
+            raise ValueError(
+                f"the file {self.path} has a url and no sha256: whoever answers could give anything; "
+                "write sha256 with what `sha256sum FILE` prints for the right file"
+            )
+        if self.url is None and self.sha256 is not None:
+            raise ValueError(f"the file {self.path} has a sha256 and no url; remove sha256")
         return self
 
 
