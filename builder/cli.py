@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from builder.terminal import Terminal, home, layers_max, library
+
+if TYPE_CHECKING:
+    from builder.images.manifest import Manifest
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Set = Annotated[
@@ -16,8 +20,20 @@ Set = Annotated[
 ]
 
 
+Recipes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RECIPE...", help="Names under recipes/, or recipes' folders."),
+]
+All = Annotated[bool, typer.Option("--all", help="Every recipe under recipes/.")]
+
+
 def build(
-    recipe: Annotated[str, typer.Argument(help="A name under recipes/, or a recipe's folder.")],
+    recipes: Recipes = None,
+    all_: All = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Recipes to build at once: one for each core."),
+    ] = None,
     set_: Set = None,
     explain: Annotated[
         bool, typer.Option(help="Print each step and why it would run; build nothing.")
@@ -36,6 +52,12 @@ def build(
     from builder.packages.lock import difference
 
     terminal = Terminal()
+    names = _asked(recipes, all_)
+    if all_ or len(names) > 1:
+        _one_at_a_time({"--explain": explain, "--check": check})
+        _build_many(names, jobs, _pairs(set_ or []), refresh, as_json)
+        return
+    [recipe] = names
     shop = line.Line(home(), library(), terminal.report, layers_max())
     flat = shop.load(folder_of(recipe), _pairs(set_ or []))
     if refresh and not (folder_of(recipe) / "recipe.lock").is_file():
@@ -80,8 +102,92 @@ def build(
         terminal.say("built again in a folder of its own: every byte is the same")
 
 
+def _asked(recipes: list[str] | None, all_: bool) -> list[str]:
+    """The recipes that the command line names. InputError for none, or for names beside --all."""
+    from builder.errors import InputError, Problem
+    from builder.language.chain import names_in
+
+    if all_ and recipes:
+        raise InputError(Problem("", "--all means every recipe", "leave the names out, or --all"))
+    if not all_ and not recipes:
+        hint = f"name one, as in: phx build {next(iter(names_in(library())), 'NAME')}; or --all"
+        raise InputError(Problem("", "no recipe is named", hint))
+    names = names_in(library()) if all_ else list(dict.fromkeys(recipes or []))
+    if not names:
+        raise InputError(Problem("", f"there are no recipes in {library()}"))
+    return names
+
+
+def _one_at_a_time(options: dict[str, bool]) -> None:
+    from builder.errors import InputError, Problem
+
+    wrong = [name for name, given in options.items() if given]
+    if wrong:
+        raise InputError(Problem(name, "is for one recipe at a time") for name in wrong)
+
+
+def _build_many(
+    names: list[str], jobs: int | None, given: dict[str, str], refresh: bool, as_json: bool
+) -> None:
+    """Build all of them, say of each how it ended, and end with 1 if any was not built."""
+    from builder import batch, line
+    from builder.board import Board
+    from builder.errors import explain
+
+    terminal, board = Terminal(), Board()
+    folders = {folder_of(name).absolute().name: folder_of(name) for name in names}
+    shop = line.Line(home(), library(), terminal.report, layers_max())
+    drawn, failed = shop.draw(folders, given, refresh)
+
+    def make(name: str, layered: Callable[[], None]) -> tuple[Manifest, bool]:
+        own = line.Line(home(), library(), board.report(name), layers_max())
+        return own.build(*drawn[name], layered)
+
+    def ended(result: batch.Result) -> None:
+        if result.image is not None:
+            text = f"{result.what}, image {result.image.short}"
+        elif result.error is not None:
+            text = f"failed: {result.error.what}"
+        else:
+            text = f"not built because {result.because} failed"
+        board.end(result.name, text)
+
+    ancestors = {
+        name: [part.recipe for part in flat.parts[:-1]] for name, (flat, _) in drawn.items()
+    }
+    for result in failed:
+        ended(result)
+    try:
+        built = batch.build(batch.in_order(ancestors), jobs or batch.at_once(), make, ended)
+    finally:
+        board.close()
+    results = [*built, *failed]
+    for result in results:
+        if result.error is not None:
+            terminal.error(f"{result.name}:\n{explain(result.error)}\n")
+    if as_json:
+        terminal.json([
+            {"recipe": r.name, "result": r.what, "image": r.image.id if r.image else None,
+             "seconds": round(r.seconds, 1), "because": r.because or None,
+             "error": explain(r.error) if r.error else None}
+            for r in results
+        ])  # fmt: skip
+    else:
+        terminal.table(
+            ("RECIPE", "IMAGE", "RESULT", "SECONDS"),
+            [
+                (r.name, r.image.short if r.image else "-",
+                 f"{r.what} because {r.because} failed" if r.because else r.what, f"{r.seconds:.1f}")
+                for r in results
+            ],
+        )  # fmt: skip
+    if not all(r.image for r in results):
+        raise typer.Exit(1)
+
+
 def lock(
-    recipe: Annotated[str, typer.Argument(help="A name under recipes/, or a recipe's folder.")],
+    recipes: Recipes = None,
+    all_: All = False,
     set_: Set = None,
     update: Annotated[
         bool, typer.Option("--update", help="Ask the mirror again; show what changes.")
@@ -93,18 +199,25 @@ def lock(
     from builder.packages.lock import difference
 
     terminal = Terminal()
+    names = _asked(recipes, all_)
     shop = line.Line(home(), library(), terminal.report)
-    flat = shop.load(folder_of(recipe), _pairs(set_ or []))
-    old, new = shop.lock(flat, folder_of(recipe), update)
-    changed = difference(old, new)
-    count = sum(len(part) for part in new.packages)
+    flats = [(folder_of(name), shop.load(folder_of(name), _pairs(set_ or []))) for name in names]
+    told = []
+    for folder, flat in flats:
+        old, new = shop.lock(flat, folder, update)
+        changed = difference(old, new)
+        count = sum(len(part) for part in new.packages)
+        told.append(
+            {"recipe": flat.name, "packages": count, "changed": changed, "epoch": new.epoch}
+        )
+        if as_json:
+            continue
+        if changed and old is not None:
+            terminal.table(("PACKAGE", "WAS", "IS"), changed)
+        what = f"{len(changed)} changed" if old is not None else "written"
+        terminal.say(f"{folder / 'recipe.lock'}: {count} packages, {what}")
     if as_json:
-        terminal.json({"packages": count, "changed": changed, "epoch": new.epoch})
-        return
-    if changed and old is not None:
-        terminal.table(("PACKAGE", "WAS", "IS"), changed)
-    what = f"{len(changed)} changed" if old is not None else "written"
-    terminal.say(f"{folder_of(recipe) / 'recipe.lock'}: {count} packages, {what}")
+        terminal.json(told if all_ or len(told) > 1 else told[0])
 
 
 def folder_of(recipe: str) -> Path:

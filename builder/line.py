@@ -10,12 +10,13 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import assemble, plan, steps
-from builder.errors import InputError, Problem
+from builder.batch import Result
+from builder.errors import InputError, PhiloxeniaError, Problem
 from builder.images import disk
 from builder.images.catalog import Catalog
 from builder.images.manifest import Manifest
@@ -50,6 +51,7 @@ class Line:
         self.caches = assemble.Caches(
             home / "packages", home / "apt", home / "logs", home / "files"
         )
+        self._apts: dict[str, Apt] = {}
 
     @property
     def second(self) -> Path:
@@ -60,13 +62,13 @@ class Line:
         return recipe.load(folder, self.library, given)
 
     def _apt(self, suite: str) -> Apt:
-        self.caches.make()
-        return Apt(
-            self.caches.apt,
-            self.caches.packages,
-            facts.sources(suite),
-            self.caches.logs / "apt.log",
-        )
+        if suite not in self._apts:
+            self.caches.make()
+            self._apts[suite] = Apt(
+                self.caches.apt, self.caches.packages, facts.sources(suite),
+                self.caches.logs / "apt.log",
+            )  # fmt: skip
+        return self._apts[suite]
 
     def facts(self, flat: Flat, folder: Path) -> tuple[Facts, str]:
         """The exact packages, and where they come from in words. InputError for a stale recipe.lock."""
@@ -80,19 +82,28 @@ class Line:
                     Problem(str(beside), what, f"phx lock {flat.name} --update renews it")
                 )
             return known, f"exactly those of {beside}"
+        last = "those of the last build; phx lock fixes them, phx build --refresh asks again"
+        if answer := self._answer(key):
+            return answer, last
+        with self._apt(flat.suite).alone(self.report):
+            # Another build may have asked the same while we waited.
+            if answer := self._answer(key):
+                return answer, last
+            return self._resolve(flat, key), "asked of the mirror now"
+
+    def _answer(self, key: str) -> Facts | None:
+        """What the mirror said last time."""
         kept = self._kept(key)
-        if kept.is_file():
-            known, _ = lock.from_json(kept.read_text(), str(kept))
-            return (
-                known,
-                "those of the last build; phx lock fixes them, phx build --refresh asks again",
-            )
-        return self._ask(flat, key), "asked of the mirror now"
+        return lock.from_json(kept.read_text(), str(kept))[0] if kept.is_file() else None
 
     def _kept(self, key: str) -> Path:
         return self.home / "locks" / f"{key[:20]}.lock"
 
     def _ask(self, flat: Flat, key: str) -> Facts:
+        with self._apt(flat.suite).alone(self.report):
+            return self._resolve(flat, key)
+
+    def _resolve(self, flat: Flat, key: str) -> Facts:
         found = facts.resolve(flat, self._apt(flat.suite), self.report)
         _write(self._kept(key), lock.to_json(found, key))
         return found
@@ -111,12 +122,29 @@ class Line:
 
     def refresh(self, flat: Flat) -> tuple[Facts | None, Facts]:
         """Ask the mirror again for an unlocked recipe; (what the last build took, what the next will)."""
-        kept = self._kept(lock.key(flat))
-        old = lock.from_json(kept.read_text(), str(kept))[0] if kept.is_file() else None
-        return old, self._ask(flat, lock.key(flat))
+        key = lock.key(flat)
+        return self._answer(key), self._ask(flat, key)
 
-    def build(self, flat: Flat, found: Facts) -> tuple[Manifest, bool]:
-        """The image, and whether it had to be made."""
+    def draw(
+        self, folders: Mapping[str, Path], given: Mapping[str, str], refresh: bool
+    ) -> tuple[dict[str, tuple[Flat, Facts]], list[Result]]:
+        """Several recipes with their packages; and those of which nothing can come, each with its reason."""
+        drawn: dict[str, tuple[Flat, Facts]] = {}
+        wrong: dict[str, PhiloxeniaError] = {}
+        for name, folder in folders.items():
+            try:
+                flat = self.load(folder, given)
+                if refresh and not (folder / "recipe.lock").is_file():
+                    self.refresh(flat)
+                drawn[name] = flat, self.facts(flat, folder)[0]
+            except PhiloxeniaError as error:
+                wrong[name] = error
+        return drawn, [_hopeless(name, wrong) for name in sorted(wrong)]
+
+    def build(
+        self, flat: Flat, found: Facts, layered: Callable[[], None] = lambda: None
+    ) -> tuple[Manifest, bool]:
+        """The image, and whether it had to be made. `layered` is called once its layers are there."""
         drawn = plan.plan(flat, found)
         there = self.catalog.by_plan(drawn.id)
         if there is not None:
@@ -127,17 +155,21 @@ class Line:
             there = self.catalog.by_plan(drawn.id)
             if there is not None:
                 return there, False
-            made = self._make(drawn, flat.suite, store, self.catalog)
+            made = self._make(drawn, flat.suite, store, self.catalog, layered)
         self._remember(drawn)
         if self.layers_max is not None and (gone := store.evict(self._needed(), self.layers_max)):
             freed = sum(layer.size for layer in gone) >> 20
             self.report(f"{len(gone)} layers removed that were used least recently, {freed} MiB")
         return made, True
 
-    def _make(self, drawn: BuildPlan, suite: str, store: LayerStore, catalog: Catalog) -> Manifest:
+    def _make(
+        self, drawn: BuildPlan, suite: str, store: LayerStore, catalog: Catalog,
+        layered: Callable[[], None] = lambda: None,
+    ) -> Manifest:  # fmt: skip
         rights()  # whoever has none hears so before anything is fetched
         with store.using(drawn.layers()):
             layers = assemble.assemble(drawn, store, self.caches, self._apt(suite), self.report)
+            layered()
             now = datetime.datetime.now(datetime.UTC)
             return catalog.add(lambda into: disk.make(drawn, layers, store, into, now, self.report))
 
@@ -208,6 +240,19 @@ class Line:
             return json.loads((self.home / "told" / f"{name}.json").read_text())  # type: ignore[no-any-return]
         except (OSError, ValueError):
             return None
+
+
+def _hopeless(name: str, wrong: Mapping[str, PhiloxeniaError]) -> Result:
+    """A recipe that cannot be built. What is wrong in its parent only is told once, of the parent."""
+    error = wrong[name]
+    mine = set(error.problems) if isinstance(error, InputError) else set()
+    for other, cause in wrong.items():
+        if other != name and isinstance(cause, InputError) and mine:
+            theirs = set(cause.problems)
+            here = any(f"/{other}/" in problem.where for problem in theirs)
+            if mine == theirs and here:
+                return Result(name, "not built", because=other)
+    return Result(name, "failed", error=error)
 
 
 def _write(path: Path, text: str) -> None:

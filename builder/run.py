@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from typing import IO, NoReturn
 from builder.errors import CommandFailed, EnvironmentLacks, TimedOut
 
 TAIL = 12
+
+_running: set[subprocess.Popen[bytes]] = set()
+_stopped = threading.Event()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ def run(
     timeout  seconds for the whole run; afterwards its process group is killed and TimedOut is raised
     log      a file to append standard output and error to, as they come
     on_line  called with each finished line of either
-    Raises CommandFailed (status, last lines) unless `check` is False; EnvironmentLacks if there is no such program.
+    Raises CommandFailed (status, last lines) unless `check` is False; EnvironmentLacks if there is no such program;
+    KeyboardInterrupt after `stop_all`.
     """
     setpriv = shutil.which("setpriv")
     guarded = [setpriv, "--pdeathsig", "KILL", "--", *argv] if setpriv else list(argv)
@@ -74,6 +79,8 @@ def run(
             env=env, cwd=cwd, start_new_session=True,
         )  # fmt: skip
         stack.callback(_end, process)
+        _running.add(process)
+        stack.callback(_running.discard, process)
         deadline = time.monotonic() + timeout
         stdout, lines = _converse(process, stdin, deadline, sink, on_line, argv[0])
         try:
@@ -81,10 +88,20 @@ def run(
             status = process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise _late(argv[0], lines) from None
+    if _stopped.is_set():
+        raise KeyboardInterrupt
     tail = "\n".join(lines[-TAIL:])
     if check and status != 0:
         raise CommandFailed(list(argv), status, tail)
     return Done(status, stdout, tail)
+
+
+def stop_all() -> None:
+    """Ctrl-C for programs that other threads wait for: end them all, and let none of those threads go on."""
+    _stopped.set()
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -33,6 +33,7 @@ PROGRAMS = {
 }
 """Run by themselves: they speak and end as they like."""
 SPEAKERS = {
+    "builder/board.py",
     "builder/terminal.py",
     "builder/cli.py",
     "builder/images/cli.py",

@@ -7,14 +7,16 @@ locked packages and nothing else: no step of a build reaches the network, and ap
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.claims import alone
 from builder.errors import CommandFailed, WorkFailed
 from builder.plan import Report
 from builder.run import run
@@ -48,17 +50,33 @@ class Apt:
     archives: Path
     sources: str
     log: Path
+    asked: dict[str, int | WorkFailed] = field(default_factory=dict, compare=False)
+    """What the mirror answered to `update`: it is asked once, so that many recipes get one answer."""
+
+    @contextlib.contextmanager
+    def alone(self, report: Report) -> Iterator[None]:
+        """Nobody else uses apt's state meanwhile; `update` and `resolve` are called inside."""
+        with alone(self.state / "phx.lock", lambda: report("waiting for another build's apt")):
+            yield
 
     def update(self) -> int:
         """Fetch the lists; the newest date of their Release files, in seconds since 1970.
 
         Raises WorkFailed when the mirror does not answer or its signature does not hold.
         """
+        used = self.state / "sources" / "debian.sources"
+        before = self.asked.get(self.sources)
+        if isinstance(before, WorkFailed):
+            raise before
+        # Somebody's other sources would have taken our lists away.
+        if before is not None and used.is_file() and used.read_text() == self.sources:
+            return before
         self._prepare("")
         try:
             self._run("update", "--error-on=any")
         except CommandFailed as cause:
-            raise unreachable(cause) from cause
+            failed = self.asked[self.sources] = unreachable(cause)
+            raise failed from cause
         dates = []
         for release in (self.state / "lists").glob("*Release"):
             found = re.search(r"^Date: (.+)$", release.read_text(errors="replace"), re.M)
@@ -66,6 +84,7 @@ class Apt:
                 dates.append(int(email.utils.parsedate_to_datetime(found[1]).timestamp()))
         if not dates:
             raise WorkFailed("the mirror's lists have no Release file with a date")
+        self.asked[self.sources] = max(dates)
         return max(dates)
 
     def resolve(self, wanted: Sequence[str], installed: str) -> tuple[list[Locked], str]:
@@ -119,7 +138,16 @@ class Apt:
 
         Raises AbsentPackage naming the first version that the mirror no longer has; WorkFailed for a wrong hash.
         """
-        missing = [p for p in packages if not _is(self.archives / file_name(p), p)]
+        packages = list(packages)
+        if not self._missing(packages):
+            return
+        with self.alone(report):
+            self._fetch(self._missing(packages), report)  # another build may have fetched some
+
+    def _missing(self, packages: Iterable[Locked]) -> list[Locked]:
+        return [p for p in packages if not _is(self.archives / file_name(p), p)]
+
+    def _fetch(self, missing: Sequence[Locked], report: Report) -> None:
         if not missing:
             return
         report(f"fetching {len(missing)} packages, {sum(p.size for p in missing) >> 20} MiB")
