@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jinja2
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from builder.document import Document
 from builder.errors import InputError, explain
 from builder.language import recipe
 from builder.language.accounts import Account
 from builder.language.recipe import Lines, PlacedDirectory, Units
+from builder.language.scope import Scope
 
 CASES = Path(__file__).parent / "cases" / "recipe"
 
@@ -328,3 +333,15 @@ def test_the_recipes_we_ship_are_right():
     assert {"base", "worker"} <= set(names)
     for name in names:
         assert load(shipped, name).parts[0].recipe == "base"
+
+
+@given(st.text(alphabet="{}%#!x \n\r"))
+def test_a_text_without_marks_is_what_jinja2_makes_of_it(text):
+    """Such a text is not given to jinja2, which most builds then never read."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    problems = []
+    rendered = Scope(Document("", {}, {}), {}, problems).render(text, ())
+    try:
+        assert rendered == environment.from_string(text).render()
+    except jinja2.TemplateError:
+        assert problems

@@ -6,16 +6,30 @@ looked at.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-import jinja2
-from jinja2 import meta
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from builder.document import Document, Place
 from builder.errors import Problem, close, shown
 from builder.language.kinds import Value
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+_MARKS = ("{{", "{%", "{#", "\r")
+"""A text without one of these comes out of jinja2 as it went in."""
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Read when the first template or condition is: most recipes have none, and it costs 25 ms."""
+    import jinja2
+
+    return jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +39,18 @@ class Scope:
     document: Document
     values: Mapping[str, Value]
     problems: list[Problem]
-    environment: jinja2.Environment = field(
-        default_factory=lambda: jinja2.Environment(
-            undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-        )
-    )
 
     def wrong(self, place: Place, what: str, hint: str = "") -> None:
         self.problems.append(self.document.problem(place, what, hint))
 
     def render(self, text: str, place: Place, inside: str = "") -> str:
+        if not any(mark in text for mark in _MARKS):
+            return text  # what jinja2 would make of it
+        import jinja2
+
         named = f"{inside}: " if inside else ""
         try:
-            return self.environment.from_string(text).render(self.values)
+            return _environment().from_string(text).render(self.values)
         except jinja2.UndefinedError as cause:
             missing = re.search(r"'([^']+)' is undefined", str(cause))
             name = missing[1] if missing else ""
@@ -54,18 +67,20 @@ class Scope:
         """Whether an entry counts. A condition that cannot be decided is a problem, and false."""
         if when is None:
             return True
-        place = (*place, "when")
+        from jinja2 import TemplateSyntaxError, meta
+
+        place, environment = (*place, "when"), _environment()
         try:
-            expression = self.environment.compile_expression(when, undefined_to_none=False)
+            expression = environment.compile_expression(when, undefined_to_none=False)
             used = meta.find_undeclared_variables(
-                self.environment.parse(f"{{% if {when} %}}{{% endif %}}")
+                environment.parse(f"{{% if {when} %}}{{% endif %}}")
             )
-        except jinja2.TemplateSyntaxError as cause:
+        except TemplateSyntaxError as cause:
             said = (cause.message or "it cannot be read").rstrip(".")
             hint = "write one over the parameters, as in tls or port > 1024"
             self.wrong(place, f"{shown(when)} is not an expression: {said}", hint)
             return False
-        unknown = sorted(used - self.values.keys() - self.environment.globals.keys())
+        unknown = sorted(used - self.values.keys() - environment.globals.keys())
         for name in unknown:
             self.wrong(place, f"no parameter '{name}'", close(name, self.values))
         if unknown:
