@@ -16,6 +16,8 @@ Decisions:
             for that. mmdebstrap makes the same tree more slowly and stays as the oracle of a test.
 2026-11-22  The initrd is written by us, from busybox and the modules that the recipe names. It loads what the
             hypervisors need, in order, and waits for nothing else.
+2026-11-24  An image's age counts from the mirror's date, not from the build: what is built from an old lock is old.
+            Capabilities add up along a chain, because a child's tree has all that its parents' have.
 2026-11-24  What a recipe fetches by URL is kept under its sha256 and told to a layer by it alone: the URL is a place to
             look, not an input.
 2026-11-22  update-initramfs is diverted in the tree. Its initrd is not used, and two runs of it would cost 20 s.

@@ -64,6 +64,8 @@ class BuildPlan:
     parameters: tuple[tuple[str, str | int | bool], ...]
     steps: tuple[Step, ...]
     output: Output
+    capabilities: tuple[str, ...] = ()
+    max_age: int | None = None
 
     def layers(self) -> tuple[str, ...]:
         """Layer ids, one for each step, in order."""
@@ -79,6 +81,8 @@ class BuildPlan:
         """Identity of the image that this plan makes: last layer and output."""
         told = {"layer": self.layers()[-1], "name": self.name, "version": self.version, "summary": self.summary,
                 "output": self.output.told()}  # fmt: skip
+        more: dict[str, Any] = {"capabilities": self.capabilities, "max_age": self.max_age}
+        told |= {key: value for key, value in more.items() if value}
         text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -105,6 +109,7 @@ def plan(recipe: Flat, facts: Facts) -> BuildPlan:
     return BuildPlan(
         recipe.name, recipe.version, recipe.summary, recipe.digest, recipe.parameters,
         tuple(steps), Output(recipe.size, recipe.kernel, facts.epoch),
+        recipe.capabilities, recipe.max_age,
     )  # fmt: skip
 
 

@@ -56,6 +56,15 @@ def duration(text: object) -> int:
     return _parse(text, _TIME, "duration", "90s")
 
 
+def show_duration(value: int) -> str:
+    """The shortest exact text that `duration` reads back.
+
+    >>> show_duration(2_592_000), show_duration(90)
+    ('30d', '90s')
+    """
+    return _show(value, _TIME)
+
+
 def _show(value: int, units: dict[str, int]) -> str:
     for name, factor in sorted(units.items(), key=lambda kv: -kv[1]):
         if value and value % factor == 0:

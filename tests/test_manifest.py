@@ -21,6 +21,7 @@ manifests = st.builds(
     packages=st.lists(st.builds(PackageFact, texts, texts, texts, texts), max_size=3).map(tuple), plan=texts,
     recipe_digest=texts, layers=st.lists(texts, max_size=3).map(tuple), epoch=st.integers(0, 2**40), built=texts,
     parameters=st.lists(st.tuples(texts, st.booleans() | st.integers() | texts), max_size=3).map(tuple),
+    capabilities=st.lists(texts, max_size=3).map(tuple), max_age=st.integers(0, 2**40),
 )  # fmt: skip
 
 
@@ -33,12 +34,30 @@ def test_golden(golden):
     golden("manifest.json", IMAGE.to_json())
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Manifest)])
+LATER = ("capabilities", "max_age")
+"""Keys that older manifests have not."""
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(Manifest) if f.name not in LATER])
 def test_without_any_one_key_it_is_no_manifest(name):
     told = json.loads(IMAGE.to_json())
     del told[name]
     with pytest.raises(ValueError):
         manifest.from_json(json.dumps(told))
+
+
+def test_what_was_written_before_there_were_all_keys_is_read():
+    told = json.loads(IMAGE.to_json())
+    for name in LATER:
+        del told[name]
+    assert manifest.from_json(json.dumps(told)) == replace(IMAGE, capabilities=(), max_age=0)
+
+
+def test_an_image_is_aged_after_its_recipes_time():
+    image = replace(IMAGE, epoch=1000, max_age=60)
+    assert (image.age(990.0), image.age(1060.0)) == (0.0, 60.0)
+    assert not image.aged(990.0) and not image.aged(1060.0) and image.aged(1060.5)
+    assert not replace(image, max_age=0).aged(1e12), "without a limit nothing ages"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +86,7 @@ def with_packages(packages):
     [
         "[]", "null", "7", "[" * 100_000, with_packages([1]), with_packages([{"name": "a"}]), with_packages(None),
         with_packages([{"name": "a", "version": "1", "architecture": "all", "source": None}]),
+        changed(capabilities=[1]), changed(max_age=None),
         changed(id=7), changed(name=None), changed(size="1"), changed(stored=True), changed(layers=7),
         changed(layers=[1]), changed(digests=["abc"]), changed(digests=[["disk.raw", 7]]), changed(parameters=[[1, 2]]),
     ],

@@ -154,6 +154,8 @@ CHANGES = [
     ("a driver", "base/recipe.yaml", "[virtio_blk]", "[virtio_blk, isofs]", 10),
     ("kernel parameters", "base/recipe.yaml", "cmdline: quiet", "cmdline: loud", 10),
     ("the child's own size", "web/recipe.yaml", "from: base\n", "from: base\nsize: 3G\n", 10),
+    ("how old it may get", "base/recipe.yaml", "size: 1G", "size: 1G\nmax_age: 30d", 10),
+    ("what it can do", "base/recipe.yaml", "size: 1G", "size: 1G\ncapabilities: [web]", 10),
     ("only the words for people: a script's name", "base/recipe.yaml", "name: second", "name: zweiter", 11),
     ("the order of packages", "web/recipe.yaml", "[nginx, curl]", "[curl, nginx]", 11),
     ("the order of units", "base/recipe.yaml", "[getty@tty1.service, apt-daily.timer]",
@@ -181,6 +183,7 @@ SAME = [
     ("a script", "run: [", "run: [{name: none, script: 'false', when: port != 80}, "),
     ("a user", "run: [", "users: [{name: app, when: port != 80}]\nrun: ["),
     ("a directory", "run: [", "directories: [{path: /srv, when: port != 80}]\nrun: ["),
+    ("a capability", "run: [", "capabilities: [{name: tls, when: port != 80}]\nrun: ["),
     ("a script that says that root runs it", "{{ port }}\"", "{{ port }}\", user: root"),
 ]  # fmt: skip
 
@@ -189,6 +192,17 @@ SAME = [
 def test_what_is_not_there_by_its_condition_changes_nothing(why, old, new):
     after = drawn(("web/recipe.yaml", old, new))
     assert (after.layers(), after.id) == (drawn().layers(), drawn().id), why
+
+
+def test_the_url_of_a_file_changes_nothing_and_its_sha256_its_layer():
+    entry = "files: [{path: /srv/a, url: 'https://%s.invalid/a', sha256: %s}, "
+    one, other_place, other_file = (
+        drawn(("web/recipe.yaml", "files: [", entry % (host, digit * 64)))
+        for host, digit in (("a", "c"), ("b", "c"), ("a", "d"))
+    )
+    assert one.id == other_place.id
+    assert one.layers()[:6] == other_file.layers()[:6]
+    assert one.layers()[6] != other_file.layers()[6] and one.id != other_file.id
 
 
 def test_users_then_directories_and_files_whatever_the_order_of_the_text():

@@ -231,6 +231,18 @@ def test_conditions_that_hold_bring_their_problems(tmp_path):
     assert "not/there: there is no such file" in explain(caught.value)
 
 
+def test_capabilities_add_up_and_the_nearest_age_counts(tmp_path):
+    library(tmp_path, {
+        "base/recipe.yaml": ROOT + "max_age: 30d\nparameters: {tls: {type: boolean, default: no}}\n"
+        "capabilities: [ssh, {name: tls, when: tls}]\n",
+        "web/recipe.yaml": WEB + "include: [a.yaml]\ncapabilities: [http, ssh]\nmax_age: 7d\n",
+        "web/a.yaml": "capabilities: [cache]\n",
+    })  # fmt: skip
+    base, web = load(tmp_path, "base"), load(tmp_path, "web", tls="true")
+    assert (base.capabilities, base.max_age) == (("ssh",), 30 * 86400)
+    assert (web.capabilities, web.max_age) == (("cache", "http", "ssh", "tls"), 7 * 86400)
+
+
 def test_directories_are_as_written(tmp_path):
     text = ROOT + "directories: [{path: /srv/a/}, {path: /b, mode: 1777, owner: 'a:b'}]\n"
     text = text.replace("1777", "'1777'")

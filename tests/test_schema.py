@@ -105,6 +105,8 @@ def test_a_schema_is_made_anew_each_time():
         ("users: [{name: app, uid: 1500, groups: [adm], system: true, home: /srv/app}]", "a user"),
         ("directories: [{path: /srv/app/, mode: 0750, owner: 'app:app', when: tls}]", "a directory"),
         ("parameters: {port: {type: integer, default: 80}}", "a parameter"),
+        ("max_age: 30d", "an age"),
+        ("capabilities: [ssh, {name: tls, when: tls}]", "a capability with a condition"),
     ],
 )  # fmt: skip
 def test_what_a_recipe_may_have_a_schema_takes(line, why):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from builder.cli import Json
 from builder.terminal import Terminal, home, library
+
+if TYPE_CHECKING:
+    from builder.images.manifest import Manifest
 
 image = typer.Typer(no_args_is_help=True, help="What the catalog holds.")
 
@@ -20,19 +24,32 @@ def list_(as_json: Json = False) -> None:
     """List the images, newest first."""
     from builder.images.catalog import Catalog
 
-    terminal = Terminal()
+    terminal, now = Terminal(), time.time()
     found = Catalog(home() / "images").images()
     if as_json:
-        terminal.json([{k: getattr(m, k) for k in ("id", "name", "version", "kernel", "size", "stored", "built")}
+        keys = ("id", "name", "version", "kernel", "size", "stored", "built", "max_age")
+        terminal.json([{k: getattr(m, k) for k in keys} | {"age": int(m.age(now)), "aged": m.aged(now)}
                        for m in found])  # fmt: skip
         return
     terminal.table(
-        ("IMAGE", "NAME", "VERSION", "KERNEL", "STORED", "BUILT"),
+        ("IMAGE", "NAME", "VERSION", "KERNEL", "STORED", "BUILT", "AGE"),
         [
-            (m.short, m.name, m.version, m.kernel, f"{m.stored >> 20} MiB", m.built[:16])
+            (
+                m.short,
+                m.name,
+                m.version,
+                m.kernel,
+                f"{m.stored >> 20} MiB",
+                m.built[:16],
+                _age(m, now),
+            )
             for m in found
         ],
     )
+
+
+def _age(m: Manifest, now: float) -> str:
+    return f"{m.age(now) // 86400:.0f}d" + (", aged" if m.aged(now) else "")
 
 
 @image.command("show")
@@ -41,18 +58,24 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Describe one image: what is in it and what it was made from."""
+    from builder import units
     from builder.images.catalog import Catalog
 
     terminal = Terminal()
     catalog = Catalog(home() / "images")
     m = catalog.get(name)
+    now = time.time()
     if as_json:
-        terminal.json({**asdict(m), "folder": str(catalog.folder(m))})
+        terminal.json({**asdict(m), "folder": str(catalog.folder(m)), "aged": m.aged(now)})
         return
+    limit = f" of at most {units.show_duration(m.max_age)}" if m.max_age else ""
+    remedy = f": phx build {m.name} --refresh takes newer packages" if m.aged(now) else ""
     terminal.say(
         f"{m.name} {m.version}: {m.summary}\n"
         f"id        {m.id}\nfolder    {catalog.folder(m)}\nkernel    {m.kernel}\n"
         f"root      {m.size >> 20} MiB, {m.stored >> 20} MiB stored\nbuilt     {m.built}\n"
+        f"age       {_age(m, now)}{limit}{remedy}\n"
+        f"can       {', '.join(m.capabilities) or '-'}\n"
         f"plan      {m.plan}\nrecipe    {m.recipe_digest}\nlayers    {len(m.layers)}\n"
         + "".join(f"parameter {k} = {v}\n" for k, v in m.parameters)
         + f"packages  {len(m.packages)}:"

@@ -86,7 +86,8 @@ def make(
         cmdline=plan.output.kernel.cmdline, digests=tuple(sorted(digests.items())),
         packages=manifest.parse_packages(packages), plan=plan.id, epoch=epoch,
         recipe_digest=plan.recipe_digest, parameters=plan.parameters, layers=layers,
-        built=now.isoformat(timespec="seconds"),
+        built=now.isoformat(timespec="seconds"), capabilities=plan.capabilities,
+        max_age=plan.max_age or 0,
     )  # fmt: skip
     (into / "manifest.json").write_text(made.to_json())
     return made

@@ -29,6 +29,8 @@ class Manifest:
     size     bytes of the root filesystem; `stored` bytes on our disk (it is sparse)
     epoch    seconds since 1970: no file of the image is younger
     built    UTC, ISO 8601: when this copy was made; not part of the identity
+    capabilities  words of the recipe and its parents for what the image can do
+    max_age  seconds after `epoch` from which on the image is aged; 0: it does not age
     """
 
     id: str
@@ -47,26 +49,41 @@ class Manifest:
     layers: tuple[str, ...]
     epoch: int
     built: str
+    capabilities: tuple[str, ...] = ()
+    max_age: int = 0
 
     @property
     def short(self) -> str:
         return self.id[:12]
+
+    def age(self, now: float) -> float:
+        """Seconds since the packages were those of the mirror: the same bytes have the same age, whenever built."""
+        return max(0.0, now - self.epoch)
+
+    def aged(self, now: float) -> bool:
+        return 0 < self.max_age < self.age(now)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
 
 def from_json(text: str) -> Manifest:
-    """Read what `to_json` wrote. ValueError if it is something else."""
+    """Read what `to_json` wrote, now or before there were all of its keys. ValueError if it is something else."""
     try:
         data = json.loads(text)
         data["digests"] = tuple((k, v) for k, v in data["digests"])
         data["packages"] = tuple(PackageFact(**p) for p in data["packages"])
         data["parameters"] = tuple((k, v) for k, v in data["parameters"])
         data["layers"] = tuple(data["layers"])
+        data["capabilities"] = tuple(data.get("capabilities", ()))
         found = Manifest(**data)
         texts = [getattr(found, f.name) for f in fields(Manifest) if f.type == "str"]
-        texts += [*found.layers, *chain(*found.digests), *(name for name, _ in found.parameters)]
+        texts += [
+            *found.layers,
+            *found.capabilities,
+            *chain(*found.digests),
+            *(name for name, _ in found.parameters),
+        ]
         texts += chain(*(astuple(p) for p in found.packages))
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("something in it is no text")

@@ -12,7 +12,7 @@ undefined. An entry whose `when` is false is as if it were not written: nothing 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from builder.language.accounts import Account, Numbers
 from builder.language.chain import Link, Load, Source, chain, decide, names_in, reason
 from builder.language.kinds import Value, plain_package, plain_sha256, plain_url
 from builder.language.scope import Scope
-from builder.language.sections import File, Kernel, PackageWhen, UnitItem, UnitWhen, User
+from builder.language.sections import CapabilityWhen, File, Kernel, PackageWhen, UnitWhen, User
 
 ROOT_SUITES = ("bookworm",)
 
@@ -95,6 +95,7 @@ class Part:
     files: tuple[Placed | Fetched, ...]
     services: Units
     run: tuple[Lines, ...]
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,12 @@ class Flat:
     parts: tuple[Part, ...]
     parameters: tuple[tuple[str, Value], ...]
     digest: str
+    max_age: int | None = None
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Of the whole chain: a child has in its tree what makes its parents able."""
+        return tuple(sorted({word for part in self.parts for word in part.capabilities}))
 
 
 def load(
@@ -163,6 +170,7 @@ def load(
     return Flat(
         leaf.name, leaf.version, leaf.summary, suite, kernel, size, tuple(parts),
         tuple(sorted(decided.values.items())), digest.hexdigest(),
+        next((x.recipe.max_age for x in reversed(links) if x.recipe.max_age), None),
     )  # fmt: skip
 
 
@@ -200,6 +208,7 @@ def _part(
     directories: list[PlacedDirectory] = []
     files: list[Placed | Fetched] = []
     run: list[Lines] = []
+    capabilities: list[str] = []
     switched: list[Units] = []
     written: set[str] = set()
     for source in link.sources:
@@ -218,6 +227,7 @@ def _part(
         files += _files(scope, source, fetch, written)
         switched.append(_units(scope, source))
         run += _run(scope, source, fetch)
+        capabilities += _chosen(scope, "capabilities", source.sections.capabilities)
     return Part(
         link.recipe.name, link.document.path, tuple(packages), numbers.allot(users),
         tuple(directories), tuple(files),
@@ -226,7 +236,7 @@ def _part(
             tuple(u for s in switched for u in s.disable),
             tuple(u for s in switched for u in s.mask),
         ),
-        tuple(run),
+        tuple(run), tuple(capabilities),
     )  # fmt: skip
 
 
@@ -298,22 +308,25 @@ def _template(scope: Scope, place: Place, name: str, fetch: Fetch) -> str:
 
 
 def _units(scope: Scope, source: Source) -> Units:
-    def chosen(key: str, items: tuple[UnitItem, ...]) -> tuple[str, ...]:
-        names = []
-        for n, item in enumerate(items):
-            if isinstance(item, UnitWhen):
-                if scope.holds(item.when, ("services", key, n)):
-                    names.append(item.name)
-            else:
-                names.append(item)
-        return tuple(names)
-
     services = source.sections.services
     return Units(
-        chosen("enable", services.enable),
-        chosen("disable", services.disable),
-        chosen("mask", services.mask),
+        _chosen(scope, "services", services.enable, "enable"),
+        _chosen(scope, "services", services.disable, "disable"),
+        _chosen(scope, "services", services.mask, "mask"),
     )
+
+
+def _chosen(
+    scope: Scope, key: str, items: Sequence[str | UnitWhen | CapabilityWhen], *below: str
+) -> tuple[str, ...]:
+    """The names that are written without a condition, or with one that holds."""
+    names = []
+    for n, item in enumerate(items):
+        if isinstance(item, str):
+            names.append(item)
+        elif scope.holds(item.when, (key, *below, n)):
+            names.append(item.name)
+    return tuple(names)
 
 
 def _run(scope: Scope, source: Source, fetch: Fetch) -> list[Lines]:

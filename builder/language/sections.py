@@ -21,6 +21,7 @@ from builder.language.kinds import (
     Package,
     ParameterName,
     PlainPackage,
+    Seconds,
     Sha256,
     Size,
     Target,
@@ -85,11 +86,21 @@ class UnitWhen(Written):
     when: str = Field(description=WHEN)
 
 
+class CapabilityWhen(Written):
+    """A capability that the image only has when an expression holds."""
+
+    name: Name = Field(description="the capability, a word")
+    when: str = Field(description=WHEN)
+
+
 PackageItem = Annotated[
     Annotated[Package, Tag("text")] | Annotated[PackageWhen, Tag("mapping")], Discriminator(_form)
 ]
 UnitItem = Annotated[
     Annotated[str, Tag("text")] | Annotated[UnitWhen, Tag("mapping")], Discriminator(_form)
+]
+CapabilityItem = Annotated[
+    Annotated[Name, Tag("text")] | Annotated[CapabilityWhen, Tag("mapping")], Discriminator(_form)
 ]
 
 
@@ -241,6 +252,9 @@ class Sections(Written):
         default_factory=Services, description="systemd units on, off, masked"
     )
     run: Many[Run] = Field((), description="scripts, in order")
+    capabilities: Many[CapabilityItem] = Field(
+        (), description="words for what the image can do, in its manifest, besides its parents'"
+    )
 
 
 class Fragment(Sections):
@@ -254,6 +268,9 @@ class Recipe(Sections, Head):
         None, description="kernel and drivers; a child's replaces its parent's"
     )
     size: Size | None = Field(None, description="size of the root filesystem, as in 1G")
+    max_age: Seconds | None = Field(
+        None, description="how old its packages may get before the image is called aged, as in 30d"
+    )
 
 
 def keys(model: type[Written]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import random
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from tests.vm.test_build import debugfs, folder
 
 pytestmark = pytest.mark.root
 
-DATA = random.Random(7).randbytes(3 << 20)
+DATA = os.urandom(3 << 20)  # of each run its own: no earlier run has fetched it
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
@@ -167,5 +167,5 @@ run: [{{name: '{time.time()}', script: 'ln -s {outside} /srv/evil'}}]
 
     recipe.write_text(recipe.read_text().replace(SHA256, "0" * 64))
     said = phx.run("build", "fetched", status=1).stderr
-    assert "fetched/recipe.yaml:8: files[0].url: http://127.0.0.1" in said
+    assert "fetched/recipe.yaml:9: files[0].url: http://127.0.0.1" in said
     assert "cannot be fetched: Connection refused" in said
