@@ -25,6 +25,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, cast
 
 INFO = "/var/lib/dpkg/info"
 MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
@@ -58,13 +59,15 @@ def tar_in(deb: bytes, stem: str) -> tarfile.TarFile:
     for name, content in members(deb):
         if name.startswith(stem):
             kind = name.removeprefix(stem)
+            # As it is read: whole, a kernel's would take 100 MB in memory for each worker.
+            packed: IO[bytes] = io.BytesIO(content)
             if kind == ".xz":
-                content = lzma.decompress(content)
+                packed = cast("IO[bytes]", lzma.LZMAFile(packed))  # noqa: SIM115 (the tar is the caller's)
             elif kind == ".gz":
-                content = gzip.decompress(content)
+                packed = cast("IO[bytes]", gzip.GzipFile(fileobj=packed))
             elif kind:
                 raise ValueError(f"{stem} is compressed as {kind}")
-            return tarfile.open(fileobj=io.BytesIO(content))
+            return tarfile.open(fileobj=packed, mode="r:")
     raise ValueError(f"there is no {stem}")
 
 
@@ -218,7 +221,7 @@ def _one(job: tuple[str, Sequence[str]]) -> Unpacked:
         deb = file.read()
     try:
         return unpack(deb, excludes)
-    except (OSError, ValueError, KeyError, tarfile.TarError, lzma.LZMAError) as cause:
+    except (OSError, EOFError, ValueError, KeyError, tarfile.TarError, lzma.LZMAError) as cause:
         raise RuntimeError(f"{name}: {cause}") from None
 
 
