@@ -51,6 +51,11 @@ class Terminal:
         self.clear()
         print(json.dumps(value, indent=1, default=str), flush=True)
 
+    def line(self, value: Any) -> None:
+        """One result of a stream, for programs."""
+        self.clear()
+        print(json.dumps(value, default=str), flush=True)
+
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Columns under their heads, plain text; numbers to the right."""
         self.clear()

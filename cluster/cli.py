@@ -18,6 +18,7 @@ from builder import cli as builder_cli
 from builder.cli import Json
 from builder.images.cli import image
 from builder.terminal import Terminal, home
+from cluster import membership
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -26,6 +27,10 @@ app = typer.Typer(
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
 app.command("build")(builder_cli.build)
 app.command("lock")(builder_cli.lock)
+app.command("scale")(membership.scale)
+app.command("replace")(membership.replace)
+app.command("recontext")(membership.recontext)
+app.command("events")(membership.events)
 app.add_typer(image, name="image")
 app.add_typer(host, name="host")
 
@@ -282,7 +287,7 @@ def plan_(file: Cluster, on: OnHost = None, as_json: Json = False) -> None:
 
     terminal, site = Terminal(), _site()
     parsed, document = spec.load(file)
-    drawn = launch.draft(site, parsed, document, file.read_text(), on)
+    drawn = launch.draft(site, parsed, document, on)
     if as_json:
         terminal.json(show.plan_data(drawn))
     else:

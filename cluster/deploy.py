@@ -35,14 +35,13 @@ def apply(
     def one(action: Action) -> None:
         match action:
             case Launch(node):
-                _launch(node, host, hypervisor)
+                launch(plan, node, host, hypervisor)
                 report(f"{node.name} started")
             case Resume(node, was):
                 hypervisor.resume(node.domain)
                 report(f"{node.name} started again (it was {was})")
             case Replace(node, why):
-                _remove(node.name, node.domain, plan.cluster, host, hypervisor)
-                _launch(node, host, hypervisor)
+                relaunch(plan, node, host, hypervisor)
                 report(f"{node.name} replaced: {why}")
             case Remove(name, of):
                 _remove(name, of, plan.cluster, host, hypervisor)
@@ -78,12 +77,19 @@ def shape(plan: ClusterPlan, host: Host, but: Container[str] = ()) -> list[str]:
     return changed
 
 
-def _launch(node: NodePlan, host: Host, hypervisor: Hypervisor) -> None:
+def relaunch(plan: ClusterPlan, node: NodePlan, host: Host, hypervisor: Hypervisor) -> None:
+    """Another machine for the node, with a fresh disk."""
+    _remove(node.name, node.domain, plan.cluster, host, hypervisor)
+    launch(plan, node, host, hypervisor)
+
+
+def launch(plan: ClusterPlan, node: NodePlan, host: Host, hypervisor: Hypervisor) -> None:
+    """The node's disk, seed and domain; what was left of an earlier one is replaced."""
     m = node.machine
     store.remove_node(host, m.cluster, m.node)
     base = PurePosixPath(m.kernel).with_name("disk.raw")
     store.make_disk(host, m.cluster, m.node, base, m.guarantee.disk)
-    store.put_seed(host, m.cluster, m.node, seed.iso(node.seed))
+    store.put_seed(host, m.cluster, m.node, seed.iso(plan.seed(node.name)))
     hypervisor.start(node.domain, domain.xml(m, node.context))
 
 
@@ -92,6 +98,15 @@ def _remove(name: str, of: str, cluster: str, host: Host, hypervisor: Hypervisor
     with Shaper(host.netns) as shaper:
         shaper.remove(network.tap(cluster, name))
     store.remove_node(host, cluster, name)
+
+
+def remove(
+    cluster: str, actions: Sequence[Remove], host: Host, hypervisor: Hypervisor, report: Report
+) -> None:
+    """Take nodes away, with their disks."""
+    for action in actions:
+        _remove(action.node, action.domain, cluster, host, hypervisor)
+        report(f"{action.node} removed")
 
 
 def take_down(

@@ -35,6 +35,7 @@ class Machine:
     disk: str
     seed: str
     channel: str
+    """The socket of its channel; empty for a node that is reached by HTTPS."""
     log: str
     accelerator: str
     """kvm, or qemu for emulation."""
@@ -151,9 +152,10 @@ def _domain(m: Machine) -> ElementTree.Element:
     serial = add(devices, "serial", type="pty")
     add(serial, "log", file=m.log, append="on")
     add(serial, "target", port="0")
-    channel = add(devices, "channel", type="unix")
-    add(channel, "source", mode="bind", path=m.channel)
-    add(channel, "target", type="virtio", name=CHANNEL)
+    if m.channel:
+        channel = add(devices, "channel", type="unix")
+        add(channel, "source", mode="bind", path=m.channel)
+        add(channel, "target", type="virtio", name=CHANNEL)
     add(devices, "controller", type="usb", model="none")
     rng = add(devices, "rng", model="virtio")
     add(rng, "backend", "/dev/urandom", model="random")

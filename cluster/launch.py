@@ -12,25 +12,33 @@ import ipaddress
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from builder.document import Document
+from builder.document import Document, by_line, parse
 from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem, close
 from builder.images.catalog import Catalog
 from builder.images.manifest import Manifest
 from builder.plan import Report
-from cluster import deploy, network, wait
-from cluster.hosts import accelerator, sandbox, store
+from cluster import deploy, leaving, network, wait
+from cluster import spec as specs
+from cluster.hosts import accelerator, netns, sandbox, store
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Hypervisor, Libvirt, Seen
 from cluster.ledger import ClusterRow, Ledger, NodeRow
 from cluster.place import Room, place
 from cluster.plan import Action, ClusterPlan, Keep, Remove, Replace, compare, draw, guarantee
-from cluster.spec import ClusterSpec
+from cluster.spec import ClusterSpec, natural
 from contextualize import context as contexts
-from contextualize.identity import Secret, operator_key
+from contextualize import exchange, render
+from contextualize.coordinator import Coordinator
+from contextualize.exchange import Declared
+from contextualize.identity import Secret, derive, operator_key
+
+if TYPE_CHECKING:
+    from contextualize.doorway import Doorway
 
 DEFAULT_HOST = "local"
 DEFAULT_NETWORK = 1_000_000_000
@@ -84,15 +92,15 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A plan, and what has to be done for it. `new` when the ledger does not know the cluster yet."""
+    """A plan, and what has to be done for it."""
 
     spec: ClusterSpec
-    text: str
     host: Host
     plan: ClusterPlan
     actions: tuple[Action, ...]
     row: ClusterRow
-    new: bool
+    before: int
+    """The generation that is in force; 0 when the ledger does not know the cluster yet."""
     images: tuple[Manifest, ...]
 
     @property
@@ -101,13 +109,19 @@ class Draft:
 
 
 def draft(
-    site: Site, spec: ClusterSpec, document: Document, text: str, host_name: str | None
+    site: Site,
+    spec: ClusterSpec,
+    document: Document,
+    host_name: str | None,
+    anew: Collection[str] = (),
 ) -> Draft:
     """Plan the cluster against what is there; nothing is changed.
 
-    Raises InputError (an image that is not in the catalog, an overlapping network), NoRoom.
+    anew  nodes that are to be another machine in any case
+    Raises InputError (an image that is not in the catalog, roles that wait for each other), NoRoom.
     """
     images = _images(site, spec, document)
+    declared = _declared(spec, document, images)
     known = {c.name: c for c in site.ledger.clusters()}
     row = known.get(spec.cluster)
     hosts = _candidates(site, spec, document, host_name, row)
@@ -130,11 +144,55 @@ def draft(
         name: (m, deploy.base_folder(host, m.id, str(site.catalog.root)))
         for name, m in images.items()
     }
-    plan = draw(spec, host, net, folders, secret)
+    nodes = site.ledger.nodes(spec.cluster) if row else []
+    known_at = {n.name: ipaddress.IPv4Address(n.address) for n in nodes}
+    plan = draw(spec, host, net, folders, secret, declared, known_at)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    fresh = ClusterRow(spec.cluster, host.name, str(net), text, secret, now)
-    actions = compare(plan, seen[host.name])
-    return Draft(spec, text, host, plan, actions, row or fresh, row is None, tuple(images.values()))
+    fresh = row or ClusterRow(spec.cluster, host.name, str(net), "", secret, now)
+    fingerprint = contexts.fingerprint(plan.context)
+    generation = fresh.generation + (fingerprint != fresh.context)
+    if generation != plan.context.generation:
+        plan = draw(spec, host, net, folders, secret, declared, known_at, generation)
+    fresh = replace(
+        fresh,
+        spec=specs.text_of(document),
+        host=host.name,
+        generation=generation,
+        context=fingerprint,
+    )
+    actions = compare(plan, seen[host.name], anew)
+    before = row.generation if row else 0
+    return Draft(spec, host, plan, actions, fresh, before, tuple(images.values()))
+
+
+def _declared(
+    spec: ClusterSpec, document: Document, images: Mapping[str, Manifest]
+) -> dict[str, Declared]:
+    """What each role says of deployment: its image's recipe, then the cluster file. InputError if it cannot work."""
+    found: dict[str, Declared] = {}
+    problems: list[Problem] = []
+    for name, role in spec.roles.items():
+        image = images[role.image]
+        try:
+            ours = exchange.declared(image.context)
+        except ValueError as cause:
+            what = f"image {image.short}: {cause}"
+            problems.append(document.problem(("roles", name, "image"), what))
+            continue
+        found[name] = ours + specs.declared(spec, document, name)
+        problems += [
+            document.problem(("roles", name), f"{path}: {what}", "correct the template")
+            for path, what in render.flaws(found[name])
+        ]
+    if not problems:
+        counts = {name: role.count for name, role in spec.roles.items()}
+        problems += [
+            document.problem(("roles", flaw.role), flaw.what, flaw.hint)
+            for flaw in exchange.flaws(found, counts)
+        ]
+    if problems:
+        raise InputError(by_line(problems))
+    return found
 
 
 def _images(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Manifest]:
@@ -219,26 +277,14 @@ def _choose(
 
 
 def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Report) -> Draft:
-    """Launch the cluster, or bring it to what its file says; returns when every node is ready.
+    """Launch the cluster, or bring it to what its file says; returns when enough of its nodes are ready.
 
     replace_  whether nodes that would have to be another machine may be replaced, and others removed
     Raises InputError, NoRoom, EnvironmentLacks, WorkFailed, TimedOut. Run again after any of them: it goes on.
     """
-    from cluster import spec as specs
-
     spec, document = specs.load(path)
-    text = path.read_text()
-    # Admission and launch are one act: nobody else promises or starts anything in between.
-    with site.locked("launch", report):
-        drawn = draft(site, spec, document, text, host_name)
-        if drawn.host.kind == "sandbox" and not sandbox.alive(drawn.host):
-            report(f"starting sandbox host '{drawn.host.name}'")
-            site.start_host(drawn.host.name)
-            drawn = draft(site, spec, document, text, drawn.host.name)
-        if not drawn.host.accelerator:
-            _accelerate(site, drawn)
-            drawn = draft(site, spec, document, text, drawn.host.name)
-        host = drawn.host
+
+    def permitted(drawn: Draft) -> None:
         lost = [a for a in drawn.actions if isinstance(a, Replace | Remove)]
         if lost and not replace_:
             names = ", ".join(
@@ -248,16 +294,92 @@ def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Re
                 Problem(str(path), f"{len(lost)} running nodes would lose their disks: {names}",
                         "phx plan shows it; phx up --replace does it")
             )  # fmt: skip
-        rows = [NodeRow(spec.cluster, n.name, n.machine.role, n.address) for n in drawn.plan.nodes]
-        row = site.ledger.open_cluster(replace(drawn.row, spec=text, host=host.name), rows)
+
+    return _bring(site, spec, document, host_name, (), permitted, report)
+
+
+def kept(site: Site, cluster: str) -> tuple[ClusterSpec, Document]:
+    """The cluster's file as it was last brought up. InputError if there is no such cluster."""
+    row = site.ledger.cluster(cluster)
+    return specs.checked(parse(row.spec, f"the file of cluster {cluster}"))
+
+
+def scale(site: Site, cluster: str, counts: Mapping[str, int], report: Report) -> Draft:
+    """Bring roles of a running cluster to other counts. The last nodes of a role leave, no other is replaced."""
+    spec, document = kept(site, cluster)
+    spec, document = specs.checked(specs.scaled(document, counts))
+    return _bring(site, spec, document, None, (), _nothing_replaced, report)
+
+
+def renew(site: Site, cluster: str, nodes: Collection[str], report: Report) -> Draft:
+    """Give nodes another machine each, with the same identity and a fresh disk."""
+    spec, document = kept(site, cluster)
+    return _bring(site, spec, document, None, nodes, lambda _: None, report)
+
+
+def recontext(site: Site, cluster: str, file: Path | None, report: Report) -> Draft:
+    """Bring changed data, templates and keys to the running nodes; nothing else may have changed in the file."""
+    spec, document = specs.load(file) if file else kept(site, cluster)
+    if spec.cluster != cluster:
+        raise InputError(Problem(str(file), f"is of cluster {spec.cluster}, not {cluster}"))
+    site.ledger.cluster(cluster)
+
+    def permitted(drawn: Draft) -> None:
+        if drawn.changes:
+            what = f"{len(drawn.changes)} nodes would be started, replaced or removed"
+            raise InputError(
+                Problem(str(file or cluster), what, "phx plan shows it; phx up does it")
+            )
+
+    return _bring(site, spec, document, None, (), permitted, report)
+
+
+def _nothing_replaced(drawn: Draft) -> None:
+    lost = [f"{a.node.name} ({a.why})" for a in drawn.actions if isinstance(a, Replace)]
+    if lost:
+        what = f"{', '.join(lost)} would have to be replaced"
+        hint = "phx up --replace with the cluster's file does it"
+        raise InputError(Problem(drawn.spec.cluster, what, hint))
+
+
+def _bring(
+    site: Site,
+    spec: ClusterSpec,
+    document: Document,
+    host_name: str | None,
+    anew: Collection[str],
+    permitted: Callable[[Draft], None],
+    report: Report,
+) -> Draft:
+    """Bring the cluster to the spec: nodes that go say goodbye, the others come, all are told, then the leavers go."""
+    # Admission and launch are one act: nobody else promises or starts anything in between.
+    with site.locked("launch", report):
+        drawn = draft(site, spec, document, host_name, anew)
+        if drawn.host.kind == "sandbox" and not sandbox.alive(drawn.host):
+            report(f"starting sandbox host '{drawn.host.name}'")
+            site.start_host(drawn.host.name)
+            drawn = draft(site, spec, document, drawn.host.name, anew)
+        if not drawn.host.accelerator:
+            _accelerate(site, drawn)
+            drawn = draft(site, spec, document, drawn.host.name, anew)
+        host = drawn.host
+        permitted(drawn)
+        rows = [NodeRow(spec.cluster, n.name, n.role, n.address) for n in drawn.plan.nodes]
+        before = {r.name: r for r in site.ledger.nodes(spec.cluster)}
+        row = site.ledger.open_cluster(drawn.row, rows)
         drawn = replace(drawn, row=row)
+        if row.generation != drawn.before:
+            counts = ", ".join(f"{name} {role.count}" for name, role in spec.roles.items())
+            site.ledger.note(spec.cluster, "", f"generation {row.generation}: {counts}")
         write_access(site, drawn)
         for image in drawn.images:
             site.catalog.hold(image, f"cluster {spec.cluster}")
         hypervisor = site.connect(host)
         try:
-            if drawn.changes:
-                deploy.apply(drawn.plan, drawn.actions, host, hypervisor, report)
+            _say_goodbye(site, drawn, report)
+            staying = [a for a in drawn.actions if not isinstance(a, Remove)]
+            if any(not isinstance(a, Keep) for a in staying):
+                deploy.apply(drawn.plan, staying, host, hypervisor, report)
             elif changed := deploy.shape(drawn.plan, host):
                 report(f"bandwidth of {', '.join(changed)} set again")
         except BaseException:
@@ -265,9 +387,38 @@ def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Re
             raise
     try:
         _await(site, drawn, hypervisor, report)
+        with site.locked("launch", report):
+            going = [a for a in drawn.actions if isinstance(a, Remove)]
+            deploy.remove(drawn.plan.cluster, going, host, hypervisor, report)
+            gone = before.keys() - {n.name for n in drawn.plan.nodes}
+            site.ledger.drop_nodes(spec.cluster, gone)
+            for name in sorted(gone, key=natural):
+                site.ledger.note(spec.cluster, name, "removed")
     finally:
         hypervisor.close()
     return drawn
+
+
+def _say_goodbye(site: Site, drawn: Draft, report: Report) -> None:
+    """Nodes that go run their leave hooks."""
+    going = [a.node if isinstance(a, Remove) else a.node.name
+             for a in drawn.actions if isinstance(a, Remove | Replace)]  # fmt: skip
+    cluster = drawn.spec.cluster
+    by_https = drawn.plan.context.https
+    channels = {
+        node: (
+            None
+            if node.rpartition("-")[0] in by_https
+            else drawn.host.outside(store.channel(cluster, node)),
+            derive(drawn.row.secret, cluster, node).token,
+        )
+        for node in going
+    }
+    if channels:
+        with _doorway(drawn) as doorway:
+            leaving.leave(channels, drawn.spec.hook_limit + 30, report, doorway)
+        for node in going:
+            site.ledger.note(cluster, node, "told to leave")
 
 
 def _accelerate(site: Site, drawn: Draft) -> None:
@@ -280,34 +431,94 @@ def _accelerate(site: Site, drawn: Draft) -> None:
 
 
 def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> None:
-    """Wait for the nodes that were touched or have not been healthy yet."""
-    host, cluster = drawn.host, drawn.spec.cluster
+    """Tell nodes what is new for them and wait until enough are ready; nodes that nothing concerns are left alone."""
+    host, cluster, spec = drawn.host, drawn.spec.cluster, drawn.spec
     rows = {r.name: r for r in site.ledger.nodes(cluster)}
     touched = {a.node.name for a in drawn.changes if not isinstance(a, Remove)}
-    watched = [
-        wait.Watched(
-            replace(rows[n.name], stage="defined", message=""), n.domain,
-            host.outside(store.channel(cluster, n.name)), n.identity.token,
-        )
-        for n in drawn.plan.nodes
-        if n.name in touched or rows[n.name].stage != "healthy"
-    ]  # fmt: skip
-    if not watched:
+    bases = {n.name: drawn.plan.documents.base(n.name) for n in drawn.plan.nodes}
+    due = {
+        n.name for n in drawn.plan.nodes
+        if n.name in touched or rows[n.name].stage != "healthy" or rows[n.name].context != bases[n.name]
+    }  # fmt: skip
+    if not due:
         return
-    for w in watched:
-        site.ledger.tell(w.row)
+    heard = _heard(drawn, due)
+    failed = {name for name in due - touched if rows[name].stage == "failed"}
+    watched = []
+    for n in drawn.plan.nodes:
+        if n.name in due | heard:
+            row = rows[n.name]
+            if n.name in touched:
+                row = replace(row, stage="defined", boot="", message="", context="")
+            elif n.name in due:
+                row = replace(row, stage="booted" if row.boot else "defined", message="")
+            channel = host.outside(store.channel(cluster, n.name)) if n.machine.channel else None
+            watched.append(
+                wait.Watched(row, n.domain, channel, n.identity.token, bases[n.name], n.name in due)
+            )
+            site.ledger.tell(row)
+    least = {name: role.least for name, role in spec.roles.items()}
+    coordinator = Coordinator(
+        drawn.plan.documents, drawn.plan.exchange(least), {w.row.name for w in watched}, failed
+    )
 
     def tell(row: NodeRow) -> None:
         site.ledger.tell(row)
+        first = row.message.partition("\n")[0]
+        site.ledger.note(cluster, row.name, row.stage + (f": {first}" if first else ""))
         if row.stage == "healthy":
             report(f"{row.name} ready ({row.uptime:.1f} s after its kernel started)")
-        elif row.stage != "failed":
+        elif row.stage not in ("failed", "defined"):
             report(f"{row.name} {row.stage}")
 
-    wait.until_ready(
-        watched, hypervisor, drawn.spec.deadline, tell,
-        lambda node: store.console_tail(host, cluster, node),
-    )  # fmt: skip
+    planned = {n.name: n for n in drawn.plan.nodes}
+
+    def mend(node: str) -> None:
+        report(f"{node} gets another machine")
+        site.ledger.note(cluster, node, "gets another machine")
+        deploy.relaunch(drawn.plan, planned[node], host, hypervisor)
+        deploy.shape(drawn.plan, host)
+
+    stages = {k: float(v) for k, v in spec.deadlines.model_dump().items() if v is not None}
+    spare = {name: role.count - role.least for name, role in spec.roles.items()}
+    limits = wait.Limits(spec.deadline, stages, spare)
+    with _doorway(drawn) as doorway:
+        found = wait.Wait(
+            watched, coordinator, hypervisor, limits, tell,
+            lambda node: store.console_tail(host, cluster, node), mend, doorway,
+        ).until_ready()  # fmt: skip
+    lost = [name for name, row in found.items() if row.stage != "healthy"]
+    if lost:
+        site.ledger.note(cluster, "", f"degraded: {', '.join(lost)} not ready")
+        report(f"{cluster} is degraded: {', '.join(lost)} not ready; phx up tries again")
+
+
+@contextlib.contextmanager
+def _doorway(drawn: Draft) -> Iterator[Doorway | None]:
+    """Where nodes that are reached by HTTPS come in; None when there is no such node."""
+    if not drawn.plan.context.https:
+        yield None
+        return
+    from contextualize.certificate import PORT, certificate
+    from contextualize.doorway import Doorway
+
+    address = str(network.gateway(drawn.plan.network))
+    listening = netns.listen(drawn.host.netns, address, PORT)
+    own = certificate(drawn.row.secret, drawn.spec.cluster)
+    tokens = {n.name: n.identity.token for n in drawn.plan.nodes}
+    with Doorway(listening, own, tokens) as doorway:
+        yield doorway
+
+
+def _heard(drawn: Draft, due: Collection[str]) -> set[str]:
+    """Nodes that need not change, but give what those that are due require."""
+    roles = {n.role for n in drawn.plan.nodes if n.name in due}
+    declared = drawn.plan.documents.context.declared
+    givers: set[str] = set()
+    for role in roles:
+        for need in declared[role].requires:
+            givers |= {need.role} if need.stage else set(exchange.givers(declared, need))
+    return {n.name for n in drawn.plan.nodes if n.role in givers} - set(due)
 
 
 def write_access(site: Site, drawn: Draft) -> None:

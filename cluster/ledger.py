@@ -6,11 +6,12 @@ which host it is on, what was promised, what its nodes last said. SQLite here, i
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ _clusters = Table(
     Column("spec", String, nullable=False),
     Column("secret", LargeBinary, nullable=False),
     Column("created", String, nullable=False),
+    Column("generation", Integer, nullable=False, server_default="0"),
+    Column("context", String, nullable=False, server_default=""),
 )  # fmt: skip
 _nodes = Table(
     "node", _tables,
@@ -62,14 +65,37 @@ _nodes = Table(
     Column("boot", String, nullable=False),
     Column("uptime", Float, nullable=False),
     Column("message", String, nullable=False),
+    Column("context", String, nullable=False, server_default=""),
+)  # fmt: skip
+_events = Table(
+    "event", _tables,
+    Column("number", Integer, primary_key=True),
+    Column("cluster", String, nullable=False),
+    Column("time", String, nullable=False),
+    Column("node", String, nullable=False),
+    Column("what", String, nullable=False),
 )  # fmt: skip
 _schema = Table("schema", _tables, Column("version", Integer, primary_key=True))
-VERSION = 1
+VERSION = 2
+_UPGRADES = {
+    # Tables that are missing altogether are made before this runs.
+    1: (
+        "ALTER TABLE cluster ADD COLUMN generation INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE cluster ADD COLUMN context VARCHAR NOT NULL DEFAULT ''",
+        "ALTER TABLE node ADD COLUMN context VARCHAR NOT NULL DEFAULT ''",
+    ),
+}
+"""Version -> what makes the next one of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterRow:
-    """A cluster as launched. `spec` is the text of its file, `created` UTC."""
+    """A cluster as launched.
+
+    spec        its file as one text, every file that it names in its place
+    created     UTC
+    generation  how often its context was another; `context` is the digest of the newest
+    """
 
     name: str
     host: str
@@ -77,11 +103,16 @@ class ClusterRow:
     spec: str
     secret: Secret
     created: str
+    generation: int = 0
+    context: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node and what it last said. `stage` is defined until it says more; `uptime` of that report."""
+    """A node and what it last said. `stage` is defined until it says more; `uptime` of that report.
+
+    context  digest of what its context is made of (but late facts), when it was last healthy
+    """
 
     cluster: str
     name: str
@@ -91,6 +122,18 @@ class NodeRow:
     boot: str = ""
     uptime: float = 0.0
     message: str = ""
+    context: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a cluster, or to one of its nodes. `time` is UTC, ISO 8601."""
+
+    number: int
+    cluster: str
+    time: str
+    node: str
+    what: str
 
 
 class Ledger:
@@ -120,11 +163,15 @@ class Ledger:
             known = sql.execute(select(_schema.c.version)).scalar()
             if known is None:
                 sql.execute(insert(_schema).values(version=VERSION))
-            elif known != VERSION:
+            elif known > VERSION:
                 raise InputError(
                     Problem(str(path), f"is of version {known}, this phx reads {VERSION}",
                             "use the phx that made it, or move the file away")
                 )  # fmt: skip
+            for version in range(known or VERSION, VERSION):
+                for statement in _UPGRADES[version]:
+                    sql.exec_driver_sql(statement)
+                sql.execute(update(_schema).values(version=version + 1))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -173,7 +220,10 @@ class Ledger:
         return known[name]
 
     def open_cluster(self, row: ClusterRow, nodes: list[NodeRow]) -> ClusterRow:
-        """Remember a cluster and its nodes. If it is known, its secret and network stay and the rest is renewed."""
+        """Remember a cluster and its nodes. If it is known, its secret and network stay and the rest is renewed.
+
+        Nodes that are not named stay until `drop_nodes`: their addresses are not free before they are gone.
+        """
         with self._sql() as sql:
             old = (
                 sql.execute(select(_clusters).where(_clusters.c.name == row.name))
@@ -184,17 +234,15 @@ class Ledger:
                 values = {**_fields(row), "secret": row.secret.reveal()}
                 sql.execute(insert(_clusters).values(**values))
             else:
-                row = ClusterRow(
-                    row.name,
-                    row.host,
-                    old["network"],
-                    row.spec,
-                    Secret(old["secret"]),
-                    old["created"],
+                row = replace(
+                    row,
+                    network=old["network"],
+                    secret=Secret(old["secret"]),
+                    created=old["created"],
                 )
                 sql.execute(
                     update(_clusters).where(_clusters.c.name == row.name)
-                    .values(spec=row.spec, host=row.host)
+                    .values(spec=row.spec, host=row.host, generation=row.generation, context=row.context)
                 )  # fmt: skip
             have = set(
                 sql.execute(select(_nodes.c.name).where(_nodes.c.cluster == row.name)).scalars()
@@ -202,13 +250,17 @@ class Ledger:
             for node in nodes:
                 if node.name not in have:
                     sql.execute(insert(_nodes).values(**asdict(node)))
-            gone = have - {n.name for n in nodes}
-            sql.execute(delete(_nodes).where(_nodes.c.cluster == row.name, _nodes.c.name.in_(gone)))
         return row
+
+    def drop_nodes(self, cluster: str, names: Collection[str]) -> None:
+        with self._sql() as sql:
+            of = _nodes.c.cluster == cluster
+            sql.execute(delete(_nodes).where(of, _nodes.c.name.in_(names)))
 
     def drop_cluster(self, name: str) -> None:
         with self._sql() as sql:
             sql.execute(delete(_nodes).where(_nodes.c.cluster == name))
+            sql.execute(delete(_events).where(_events.c.cluster == name))
             sql.execute(delete(_clusters).where(_clusters.c.name == name))
 
     def nodes(self, cluster: str) -> list[NodeRow]:
@@ -225,6 +277,20 @@ class Ledger:
                 .where(_nodes.c.cluster == node.cluster, _nodes.c.name == node.name)
                 .values(**values)
             )
+
+    # events
+
+    def note(self, cluster: str, node: str, what: str) -> None:
+        """Add an event; `node` is "" when it is the cluster's."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        with self._sql() as sql:
+            sql.execute(insert(_events).values(cluster=cluster, time=now, node=node, what=what))
+
+    def events(self, cluster: str, after: int = 0) -> list[Event]:
+        """Those with a number above `after`, oldest first."""
+        with self._sql() as sql:
+            wanted = select(_events).where(_events.c.cluster == cluster, _events.c.number > after)
+            return [Event(**r) for r in sql.execute(wanted.order_by(_events.c.number)).mappings()]
 
 
 def _fields(row: ClusterRow) -> dict[str, Any]:

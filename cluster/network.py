@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from xml.etree import ElementTree
 
 from builder.errors import InputError, Problem
@@ -40,17 +40,33 @@ def gateway(net: ipaddress.IPv4Network) -> ipaddress.IPv4Address:
     return net.broadcast_address - 1
 
 
-def allot(spec: ClusterSpec, net: ipaddress.IPv4Network) -> dict[str, ipaddress.IPv4Address]:
-    """Address of each node: fixed ones first, then the lowest free ones in the order of the names."""
+def allot(
+    spec: ClusterSpec,
+    net: ipaddress.IPv4Network,
+    known: Mapping[str, ipaddress.IPv4Address] | None = None,
+) -> dict[str, ipaddress.IPv4Address]:
+    """Address of each node: fixed ones first, then those it has, then the lowest free ones in the order of the names.
+
+    known  addresses that nodes of this cluster have now; nodes that are to leave hold theirs until they are gone
+    """
     found: dict[str, ipaddress.IPv4Address] = {}
     for role, r in spec.roles.items():
         if r.address is not None:
             found |= {f"{role}-{n + 1}": r.address + n for n in range(r.count)}
     taken = set(found.values())
+    for node, address in (known or {}).items():
+        if node not in found and address not in taken and address in net:
+            found[node] = address
+            taken.add(address)
     free = (a for a in net.hosts() if a != gateway(net) and a not in taken)
     for node, _ in spec.names:
         if node not in found:
-            found[node] = next(free)
+            free_one = next(free, None)
+            if free_one is None:
+                what = f"{net} has no address left for {node}"
+                hint = "let the nodes that leave be gone first, or take the cluster down and write a larger network"
+                raise InputError(Problem("", what, hint))
+            found[node] = free_one
     return {node: found[node] for node, _ in spec.names}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -21,44 +21,65 @@ from cluster.hosts import store
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Seen
 from cluster.spec import ClusterSpec, Role
-from contextualize import context as contexts
+from contextualize.certificate import PORT, certificate
+from contextualize.cloudinit import seed_files
 from contextualize.context import Context, Member
+from contextualize.exchange import Declared, Exchange
 from contextualize.identity import Identity, Secret, derive, operator_key
+from contextualize.render import Documents
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """What one node shall be. `seed` holds secrets and is never printed."""
+    """What one node shall be. `context` is the digest of the part of its seed that never changes while it lives."""
 
     machine: Machine
     address: str
     identity: Identity
-    seed: Mapping[str, bytes] = field(repr=False)
+    context: str
 
     @property
     def name(self) -> str:
         return self.machine.node
 
     @property
-    def domain(self) -> str:
-        return domain.name(self.machine.cluster, self.machine.node)
+    def role(self) -> str:
+        return self.machine.role
 
     @property
-    def context(self) -> str:
-        """Digest of the seed's files."""
-        told = {name: hashlib.sha256(data).hexdigest() for name, data in self.seed.items()}
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    def domain(self) -> str:
+        return domain.name(self.machine.cluster, self.machine.node)
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterPlan:
-    """All nodes, in the order of the cluster file, and their network."""
+    """All nodes, in the order of the cluster file, their network, and what they are told."""
 
     cluster: str
     host: str
     network: ipaddress.IPv4Network
     network_xml: str
     nodes: tuple[NodePlan, ...]
+    documents: Documents = field(repr=False, compare=False)
+
+    @property
+    def context(self) -> Context:
+        return self.documents.context
+
+    def exchange(self, least: Mapping[str, int]) -> Exchange:
+        """What the roles declare, with every node as a member. `least` is each role's min."""
+        return Exchange(
+            {role: self.documents.declared(role) for role in least},
+            {n.name: n.role for n in self.nodes}, least,
+        )  # fmt: skip
+
+    def seed(self, node: str) -> dict[str, bytes]:
+        """Every file of a node's seed disk, as of now: no late fact is in it. Holds secrets, is never printed."""
+        member = next(m for m in self.context.members if m.name == node)
+        declared = self.documents.declared(member.role)
+        waits = [str(need) for need in declared.requires if not need.late]
+        document = self.documents.document(node, missing=waits)
+        return seed_files(self.cluster, member, self.documents.seed(node, document))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +136,39 @@ def draw(
     net: ipaddress.IPv4Network,
     images: Mapping[str, tuple[Manifest, PurePosixPath]],
     secret: Secret,
+    declared: Mapping[str, Declared] | None = None,
+    known: Mapping[str, ipaddress.IPv4Address] | None = None,
+    generation: int = 1,
 ) -> ClusterPlan:
     """What every node shall be.
 
-    images  the spec's image name -> its manifest and its folder as the host sees it
+    images    the spec's image name -> its manifest and its folder as the host sees it
+    declared  role -> what it says of deployment
+    known     the addresses that nodes have now
     """
-    addresses = network.allot(spec, net)
+    addresses = network.allot(spec, net, known)
+    https = [name for name, role in spec.roles.items() if role.channel == "https"]
+    pin = certificate(secret, spec.cluster).pin if https else ""
     identities = {node: derive(secret, spec.cluster, node) for node, _ in spec.names}
     context = Context(
         cluster=spec.cluster,
         members=tuple(
-            Member(identities[node], role, str(addresses[node]), net.prefixlen)
+            Member(identities[node], role, str(addresses[node]), net.prefixlen,
+                   guarantee(spec.roles[role]).vcpus, spec.roles[role].memory >> 20)
             for node, role in spec.names
         ),
         ssh_to=tuple((name, role.ssh_to) for name, role in spec.roles.items()),
         admit=(operator_key(secret, spec.cluster).public + " operator", *spec.authorized_keys),
-        hook_limit=spec.hook_limit,
-    )
+        hook_limit=spec.hook_limit, generation=generation, declared=dict(declared or {}),
+        data=spec.texts,
+        parameters={
+            name: dict(images[role.image][0].parameters) for name, role in spec.roles.items()
+        },
+        https={
+            name: {"address": str(network.gateway(net)), "port": PORT, "pin": pin} for name in https
+        },
+    )  # fmt: skip
+    documents = Documents(context)
     nodes = []
     for node, role_name in spec.names:
         role = spec.roles[role_name]
@@ -143,22 +180,25 @@ def draw(
             network=network.name(spec.cluster), kernel=str(folder / "vmlinuz"),
             initrd=str(folder / "initrd"), cmdline=image.cmdline,
             disk=str(store.disk(spec.cluster, node)), seed=str(store.seed(spec.cluster, node)),
-            channel=str(store.channel(spec.cluster, node)), log=str(store.log(spec.cluster, node)),
+            channel=str(store.channel(spec.cluster, node)) if role.channel == "virtio" else "",
+            log=str(store.log(spec.cluster, node)),
             accelerator=host.accelerator or "qemu", partition=host.partition,
         )  # fmt: skip
-        nodes.append(
-            NodePlan(
-                machine, str(addresses[node]), identities[node], contexts.seed_files(context, node)
-            )
-        )
+        told = json.dumps(documents.identity(node), sort_keys=True)
+        digest = hashlib.sha256(told.encode()).hexdigest()
+        nodes.append(NodePlan(machine, str(addresses[node]), identities[node], digest))
     walled = host.kind == "sandbox"
-    return ClusterPlan(
-        spec.cluster, host.name, net, network.xml(spec.cluster, net, walled=walled), tuple(nodes)
-    )
+    xml = network.xml(spec.cluster, net, walled=walled)
+    return ClusterPlan(spec.cluster, host.name, net, xml, tuple(nodes), documents)
 
 
-def compare(plan: ClusterPlan, seen: Iterable[Seen]) -> tuple[Action, ...]:
-    """What turns what is seen into the plan: removals first, then each node in the plan's order."""
+def compare(
+    plan: ClusterPlan, seen: Iterable[Seen], anew: Collection[str] = ()
+) -> tuple[Action, ...]:
+    """What turns what is seen into the plan: removals first, then each node in the plan's order.
+
+    anew  nodes that are to be another machine in any case
+    """
     there = {s.mark.node: s for s in seen if s.mark.cluster == plan.cluster}
     actions: list[Action] = []
     planned = {n.name for n in plan.nodes}
@@ -167,7 +207,7 @@ def compare(plan: ClusterPlan, seen: Iterable[Seen]) -> tuple[Action, ...]:
         now = there.get(node.name)
         if now is None:
             actions.append(Launch(node))
-        elif why := _difference(node, now.mark):
+        elif why := _difference(node, now.mark) or (node.name in anew and "as asked"):
             actions.append(Replace(node, why))
         elif now.state != "running":
             actions.append(Resume(node, now.state))
@@ -187,5 +227,5 @@ def _difference(node: NodePlan, now: Mark) -> str:
     if now.digest != domain.digest(node.machine):
         return "its image or its machine changed"
     if now.context != node.context:
-        return "its context changed (peers, keys or files)"
+        return "its identity changed (address, keys or token)"
     return ""

@@ -92,7 +92,7 @@ def plan_data(drawn: Draft) -> dict[str, Any]:
     """The plan for programs: no secrets, no keys."""
     doings = {n: (v, why) for n, v, why in map(verb, drawn.actions)}
     return {
-        "cluster": drawn.spec.cluster, "new": drawn.new, "host": drawn.host.name,
+        "cluster": drawn.spec.cluster, "new": not drawn.before, "host": drawn.host.name,
         "network": str(drawn.plan.network), "changes": len(drawn.changes),
         "nodes": [
             {"node": n.name, "role": n.machine.role, "address": n.address, "image": n.machine.image,
@@ -109,7 +109,7 @@ def plan(drawn: Draft, terminal: Terminal) -> None:
     total = sum(n.machine.guarantee.cpu_guarantee for n in drawn.plan.nodes)
     memory = sum(n.machine.guarantee.memory for n in drawn.plan.nodes)
     terminal.say(
-        f"cluster {spec.cluster}{' (new)' if drawn.new else ''} on host {drawn.host.name}\n"
+        f"cluster {spec.cluster}{'' if drawn.before else ' (new)'} on host {drawn.host.name}\n"
         f"network {drawn.plan.network}, closed; {network.gateway(drawn.plan.network)} is the host\n"
         f"promised in all: {total / 1000:g} of {drawn.host.cpu / 1000:g} cores, "
         f"{show_size(memory)} of {show_size(drawn.host.memory)}\n"

@@ -1,16 +1,30 @@
-"""cluster.yaml turned into a checked ClusterSpec: roles, counts, images, guarantees, one private network."""
+"""cluster.yaml turned into a checked ClusterSpec: roles, counts, images, guarantees, one private network, data.
+
+What the file names besides itself (templates, data files) is read once and put in its place, so that the ledger can
+keep the whole as one text and plan from it again.
+"""
 
 from __future__ import annotations
 
+import copy
 import ipaddress
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from builder.document import Document, Written, by_line, check, read
+from builder.document import Document, Place, Written, by_line, check, read
 from builder.errors import InputError, Problem, close, shown
-from builder.language.kinds import Many, Name, Rate, Seconds, Size
+from builder.language.chain import reason
+from builder.language.context import Deployment
+from builder.language.deployment import told
+from builder.language.kinds import FactName, Inside, Many, Name, Rate, Seconds, Size
+from builder.language.scope import Scope
+from contextualize import exchange
+from contextualize.exchange import Declared
 
 
 def _cores(value: object) -> int:
@@ -106,10 +120,32 @@ class Bandwidth(Written):
         return self
 
 
+class DataFile(Written):
+    """Data from a file beside the cluster file."""
+
+    file: Inside = Field(description="a text file below the cluster file's folder")
+
+
+class Deadlines(Written):
+    """How long a node may take from one stage to the next; the cluster's deadline holds besides."""
+
+    booted: Seconds | None = Field(None, description="from its start to its agent, as in 2m")
+    contextualized: Seconds | None = Field(
+        None, description="from booted until its hooks have run, waiting for others included"
+    )
+    healthy: Seconds | None = Field(None, description="from contextualized until all is well")
+
+
 class Role(Written):
     """What all nodes of one role have in common."""
 
     count: int = Field(1, description="how many nodes, 1 to 10000", ge=1, le=10000)
+    min: int | None = Field(
+        None,
+        description="with so many healthy the cluster is ready (degraded); else all",
+        ge=1,
+        le=10000,
+    )
     image: str = Field(description="an image of the catalog: name, name:version or id")
     cpu: Cpu = Field(description="as in {guarantee: 0.5, limit: 1}, in cores")
     memory: Size = Field(description="memory of each node, as in 512M; guaranteed and limit in one")
@@ -125,6 +161,26 @@ class Role(Written):
     ssh_to: Many[Name] = Field(
         (), description="roles whose nodes this role's root may enter by SSH"
     )
+    channel: Literal["virtio", "https"] = Field(
+        "virtio",
+        description="how its agents are reached: a device, or HTTPS on the private network",
+    )
+    context: Deployment = Field(
+        default_factory=Deployment, description="late facts and files, besides those of its image"
+    )
+
+    @model_validator(mode="after")
+    def _enough(self) -> Role:
+        if self.min is not None and self.min > self.count:
+            raise ValueError(
+                f"min is {self.min} and count is {self.count}; lower min or raise count"
+            )
+        return self
+
+    @property
+    def least(self) -> int:
+        """How many of its nodes must be healthy."""
+        return self.count if self.min is None else self.min
 
 
 class ClusterSpec(Written):
@@ -146,6 +202,12 @@ class ClusterSpec(Written):
         description="how long all nodes may take to be ready, as in 5m",
         json_schema_extra={"default": "5m"},
     )
+    deadlines: Deadlines = Field(
+        default_factory=Deadlines, description="how long each stage of a node may take"
+    )
+    data: dict[FactName, str | DataFile] = Field(
+        default_factory=dict, description="texts by name, for templates and hooks"
+    )
     hook_limit: Seconds = Field(
         300, description="how long one hook may take, as in 2m", json_schema_extra={"default": "5m"}
     )
@@ -156,6 +218,11 @@ class ClusterSpec(Written):
         return tuple(
             (f"{role}-{n}", role) for role, r in self.roles.items() for n in range(1, r.count + 1)
         )
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """`data`, every file read."""
+        return {name: text for name, text in self.data.items() if isinstance(text, str)}
 
 
 def schema() -> dict[str, Any]:
@@ -173,9 +240,75 @@ def natural(name: str) -> tuple[str, int]:
     return (stem, int(number)) if number.isdigit() else (name, 0)
 
 
-def load(path: Path) -> tuple[ClusterSpec, Document]:
-    """The cluster file. InputError with all that is wrong in it, whatever the hosts and the catalog hold."""
-    document = read(path)
+def load(
+    path: Path, load: Callable[[Path], bytes] = Path.read_bytes
+) -> tuple[ClusterSpec, Document]:
+    """The cluster file, with every file that it names in its place.
+
+    Raises InputError with all that is wrong in it, whatever the hosts and the catalog hold.
+    """
+    document = read(path, load)
+    check(document, ClusterSpec)
+    return checked(_inlined(document, path.parent, load))
+
+
+def text_of(document: Document) -> str:
+    """A document as one text that `parse` reads again."""
+    return json.dumps(document.data, indent=1, default=str)
+
+
+def scaled(document: Document, counts: Mapping[str, int]) -> Document:
+    """The same with other counts. InputError for a role that it does not have."""
+    data = copy.deepcopy(document.data)
+    unknown = [name for name in counts if name not in data["roles"]]
+    if unknown:
+        raise InputError(
+            Problem("", f"no role '{name}'", close(name, data["roles"])) for name in unknown
+        )
+    for name, count in counts.items():
+        data["roles"][name]["count"] = count
+    return replace(document, data=data)
+
+
+def _inlined(document: Document, folder: Path, load: Callable[[Path], bytes]) -> Document:
+    data = copy.deepcopy(document.data)
+    problems: list[Problem] = []
+
+    def text(place: Place, name: str) -> str:
+        try:
+            return load(folder / name).decode()
+        except OSError as cause:
+            problems.append(document.problem(place, f"{folder / name}: {reason(cause)}"))
+        except UnicodeDecodeError:
+            problems.append(document.problem(place, f"{folder / name} is not UTF-8"))
+        return ""
+
+    for name, value in data.get("data", {}).items():
+        if isinstance(value, dict):
+            data["data"][name] = text(("data", name, "file"), value["file"])
+    for name, role in data["roles"].items():
+        for n, file in enumerate((role.get("context") or {}).get("files", ())):
+            if "template" in file:
+                place = ("roles", name, "context", "files", n, "template")
+                file["content"] = text(place, file.pop("template"))
+    if problems:
+        raise InputError(by_line(problems))
+    return replace(document, data=data)
+
+
+def declared(spec: ClusterSpec, document: Document, role: str) -> Declared:
+    """What the cluster file itself says of the role's deployment."""
+    problems: list[Problem] = []
+    scope = Scope(document, {}, problems)
+    at: Place = ("roles", role, "context")
+    found = told(scope, spec.roles[role].context, lambda *_: b"", at)
+    if problems:
+        raise InputError(by_line(problems))
+    return exchange.declared(found)
+
+
+def checked(document: Document) -> tuple[ClusterSpec, Document]:
+    """The spec of a document whose files are in their places. InputError with all that is wrong in it."""
     spec = check(document, ClusterSpec)
     problems: list[Problem] = []
     for name, role in spec.roles.items():

@@ -1,5 +1,6 @@
 """A cluster's secret, names, roles and addresses turned into what each guest must know: an identity for every node, a
-seed disk that carries it into the guest, and the reports that come back over the channel. Knows nothing of hosts.
+seed disk that carries it into the guest, the facts that nodes give to each other, and the channel between. Knows
+nothing of hosts.
 
 Decisions:
 
@@ -13,4 +14,12 @@ Decisions:
             knows every peer's host key before boot, and planning twice gives the same seeds.
 2026-11-22  ssh_to is least privilege: a node gets a private key only if its role may enter another, and only nodes of
             the roles named there admit it.
+2026-11-24  Requirements are a role's, facts are named, a document is a node's. Documents are compared by digest, so
+            only what changed is told, and nothing of a broker has to survive it.
+2026-11-24  A late fact is never in a seed. A node keeps its last context on its own disk, so a reboot needs no broker.
+2026-11-24  What a peer change does to a node is declared: it `sees` roles, files `reload` units, hooks lie in folders
+            that are named for what changed.
+2026-11-24  HTTPS is an upgrade to the same lines: one protocol, two ways. The broker's certificate is derived, so its
+            pin is in every seed before any broker runs.
+2026-11-24  Agent and broker share no code: the agent is one file of the standard library, the broker's side is typed.
 """

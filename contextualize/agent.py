@@ -1,31 +1,44 @@
 #!/usr/bin/python3
 """The context agent: runs in the guest, reads its seed, becomes the node that the seed describes, and says so.
 
-Standard library only, one file: this is copied into images and into foreign guests. In order:
+Standard library only, one file (past 300 lines for that reason): it is copied into images and into foreign guests as
+it is. In order:
 
 1. find the seed (an ISO 9660 volume called "cidata" that holds philoxenia.json) among the block devices;
 2. apply it: host name, addresses, files (hosts, known_hosts, keys); then tell systemd that we are READY, so that
-   sshd starts with the right keys;
-3. grow the root filesystem to its disk;
-4. run the hooks: /etc/philoxenia/hooks.d/*, then /etc/philoxenia/roles/ROLE/*, in the order of their names;
-5. report each stage (booted, contextualized, healthy, or failed) over the channel, and stay to repeat it.
+   sshd starts with the right keys; grow the root filesystem to its disk; report *booted*;
+3. give the facts that are declared early, and wait for a context that is complete (the seed's may be);
+4. write the context's files, run the hooks /etc/philoxenia/hooks.d/*, then /etc/philoxenia/roles/ROLE/*, in the order
+   of their names, give the facts; report *contextualized*;
+5. probe until all is well; report *healthy*; stay, repeat the reports to whoever asks, take the next contexts.
 
-The channel is a virtio-serial port: it needs no network. Each report is one line {"body": text, "mac": hex},
-the mac being HMAC-SHA256 of the body under the node's token. Nothing is sent before the other side says
-{"ask": ...}, and then everything is sent again from the start: a broker that died and came back misses nothing.
+A later context changes files all together, reloads the units that depend on them, and runs the hooks in
+/etc/philoxenia/change.d: those directly in it at every change, those in a folder named for what changed (peers,
+role-ROLE, fact-NAME, data-NAME) at that change. When the node is to leave, it runs /etc/philoxenia/leave.d/*.
 
-A hook is an executable file. It gets PHX_CLUSTER, PHX_NODE, PHX_ROLE, PHX_ADDRESS and PHX_CONTEXT (a file with the
-context as JSON, without secrets); it may take PHX_HOOK_LIMIT seconds. The first that fails stops the node.
+A hook is an executable file. It gets PHX_EVENT (join, change, leave), PHX_CLUSTER, PHX_NODE, PHX_ROLE, PHX_ADDRESS,
+PHX_GENERATION, PHX_CHANGED (what changed, between blanks), PHX_FACT_NAME for each short text fact that is no secret,
+PHX_DIR (a folder: hosts, this/*, roles/ROLE, data/NAME, facts/NAME), PHX_CONTEXT (the context as JSON, without
+secrets), and PHX_PROVIDE, a folder into which it writes the facts that it gives. It may take PHX_HOOK_LIMIT seconds.
+The first that fails stops the node.
+
+The channel is a virtio-serial port, which needs no network, or where the seed says so HTTPS on the private network.
+Each report is one line {"body": text, "mac": hex}, the mac being HMAC-SHA256 of the body under the node's token.
+Nothing is sent before the other side says {"ask": ...}, and then everything that counts is sent again: a broker that
+died and came back misses nothing.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import hmac
 import json
 import os
+import queue
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -38,8 +51,14 @@ if TYPE_CHECKING:  # typing costs 50 ms of an emulated boot
 
 PORT = "org.philoxenia.context"
 SEED = "philoxenia.json"
+VERSION = 2
 RUN = "/run/philoxenia"
+KEPT = "/var/lib/philoxenia/context.json"
 HOOKS = "/etc/philoxenia"
+ORDER = b"philoxenia to agent\n"
+LIMIT = 64 << 20
+"""Bytes that a line of the other side may have."""
+FACT_LIMIT = 1 << 20
 TAIL = 4000
 POLL = 0.1
 
@@ -65,7 +84,7 @@ def find_seed(devices: list[str] | None = None) -> str | None:
 
 
 def read_seed(deadline: float) -> dict[str, Any]:
-    """The context as written by our side. RuntimeError when no seed shows up before `deadline`."""
+    """The seed as our side wrote it. RuntimeError when none shows up before `deadline`."""
     while True:
         device = find_seed()
         if device:
@@ -87,34 +106,63 @@ def read_seed(deadline: float) -> dict[str, Any]:
 # --- becoming the node --------------------------------------------------------------------------
 
 
-def write(path: str, text: str, mode: int) -> None:
-    """Put a file in place whole, with its mode, unless it is there already."""
+def content(file: dict[str, Any]) -> bytes:
+    """The bytes of a file or of a fact's value."""
+    return base64.b64decode(file["data"]) if "data" in file else file["text"].encode()
+
+
+def same(path: str, data: bytes, mode: int) -> bool:
     with contextlib.suppress(OSError), open(path, "rb") as old:
-        if old.read() == text.encode() and os.stat(path).st_mode & 0o7777 == mode:
-            return
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    aside = path + ".philoxenia"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(aside)
-    with open(
-        os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8"
-    ) as new:
-        os.fchmod(new.fileno(), mode)
-        new.write(text)
-    os.replace(aside, path)
+        return old.read() == data and os.stat(path).st_mode & 0o7777 == mode
+    return False
 
 
-def apply(context: dict[str, Any]) -> None:
-    """Host name, files, addresses. Raises OSError or CalledProcessError, naming what it was at."""
-    socket.sethostname(context["node"])
-    for file in context["files"]:
-        write(file["path"], file["text"], int(file["mode"], 8))
+def owner(text: str) -> tuple[int, int]:
+    """Numbers of user[:group]; LookupError when the node has no such user."""
+    import grp
+    import pwd
+
+    user, _, group = text.partition(":")
+    uid = pwd.getpwnam(user).pw_uid
+    return uid, grp.getgrnam(group).gr_gid if group else pwd.getpwnam(user).pw_gid
+
+
+def install(files: list[dict[str, Any]]) -> list[str]:
+    """Put files in place, each whole; all are written before the first is renamed. The paths that changed."""
+    aside = []
+    for file in files:
+        path, data, mode = file["path"], content(file), int(file["mode"], 8)
+        if same(path, data, mode):
+            continue
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        new = path + ".philoxenia"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+            os.fchmod(out.fileno(), mode)
+            if file.get("owner", "root") != "root":
+                os.fchown(out.fileno(), *owner(file["owner"]))
+            out.write(data)
+        aside.append((new, path))
+    for new, path in aside:
+        os.replace(new, path)
+    return [path for _, path in aside]
+
+
+def write(path: str, text: str, mode: int) -> None:
+    """Put one file in place whole, with its mode, unless it is there already."""
+    install([{"path": path, "text": text, "mode": f"{mode:o}"}])
+
+
+def identify(seed: dict[str, Any]) -> None:
+    """Host name and addresses. Raises OSError, RuntimeError or CalledProcessError, naming what it was at."""
+    socket.sethostname(seed["node"])
     nics = {}
     for name in os.listdir("/sys/class/net"):
         with contextlib.suppress(OSError), open(f"/sys/class/net/{name}/address") as file:
             nics[file.read().strip()] = name
     lines = ["link set lo up"]
-    for nic in context["nics"]:
+    for nic in seed["nics"]:
         device = nics.get(nic["mac"])
         if device is None:
             raise RuntimeError(f"no network device with MAC {nic['mac']}; seen: {sorted(nics)}")
@@ -150,29 +198,113 @@ def notify(text: str) -> None:
             out.send(text.encode())
 
 
-# --- hooks --------------------------------------------------------------------------------------
+# --- hooks and facts ----------------------------------------------------------------------------
+
+
+def executables(folder: str) -> list[str]:
+    if not os.path.isdir(folder):
+        return []
+    paths = [os.path.join(folder, n) for n in sorted(os.listdir(folder)) if not n.startswith(".")]
+    return [p for p in paths if os.path.isfile(p) and os.access(p, os.X_OK)]
 
 
 def hooks_of(role: str, base: str = HOOKS) -> list[str]:
-    """Paths of the executables to run, in order."""
-    found: list[str] = []
-    for folder in (os.path.join(base, "hooks.d"), os.path.join(base, "roles", role)):
-        if os.path.isdir(folder):
-            paths = [
-                os.path.join(folder, n) for n in sorted(os.listdir(folder)) if not n.startswith(".")
-            ]
-            found += [p for p in paths if os.path.isfile(p) and os.access(p, os.X_OK)]
+    """Paths of the executables to run when the node joins, in order."""
+    return executables(os.path.join(base, "hooks.d")) + executables(
+        os.path.join(base, "roles", role)
+    )
+
+
+def change_hooks(words: list[str], base: str = HOOKS) -> list[str]:
+    """Those to run after a change: of every change, then of what changed."""
+    top = os.path.join(base, "change.d")
+    found = executables(top)
+    for word in words:
+        if not word.startswith("file:"):
+            found += executables(os.path.join(top, word.replace(":", "-")))
     return found
 
 
-def run_hook(path: str, env: dict[str, str], limit: float) -> tuple[int | None, float, str]:
+def changes(old: dict[str, Any], new: dict[str, Any], files: list[str]) -> list[str]:
+    """What is another: peers, role:ROLE, fact:NAME, data:NAME, file:PATH."""
+    words = []
+    if old["peers"] != new["peers"]:
+        words.append("peers")
+        was, now = ({(p["role"], p["name"], p["address"]) for p in d["peers"]} for d in (old, new))
+        words += sorted({f"role:{role}" for role, _, _ in was ^ now})
+    for kind, key in (("fact", "facts"), ("data", "data")):
+        names = sorted(old[key].keys() | new[key].keys())
+        words += [f"{kind}:{n}" for n in names if old[key].get(n) != new[key].get(n)]
+    return words + [f"file:{path}" for path in files]
+
+
+def lay_out(seed: dict[str, Any], document: dict[str, Any], folder: str) -> None:
+    """The context as files for hooks; the folder appears whole."""
+    new, old = folder + ".new", folder + ".old"
+    for path in (new, old):
+        shutil.rmtree(path, ignore_errors=True)
+    cluster = seed["cluster"]
+    lines = [
+        (p["role"], f"{p['address']} {p['name']}.{cluster} {p['name']}\n")
+        for p in document["peers"]
+    ]
+    texts = {"hosts": "".join(line for _, line in lines).encode()}
+    for role in {role for role, _ in lines}:
+        texts[f"roles/{role}"] = "".join(line for of, line in lines if of == role).encode()
+    address = seed["nics"][0]["address"].partition("/")[0]
+    mine = {"name": seed["node"], "short": seed["node"], "full": f"{seed['node']}.{cluster}",
+            "role": seed["role"], "address": address, "cluster": cluster}  # fmt: skip
+    texts |= {f"this/{name}": f"{text}\n".encode() for name, text in mine.items()}
+    texts |= {f"data/{name}": text.encode() for name, text in document["data"].items()}
+    for name, fact in document["facts"].items():
+        for node, value in fact["values"].items():
+            texts[f"facts/{name}" if fact["one"] else f"facts/{name}/{node}"] = content(value)
+    for name, data in texts.items():
+        path = os.path.join(new, name)
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        mode = 0o600 if name.startswith("facts/") else 0o644
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+            out.write(data)
+    if os.path.isdir(folder):
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def until(true: Any, limit: float) -> bool:
+    """Whether `true` came to hold within `limit` seconds."""
+    deadline = time.monotonic() + limit
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL * 3)
+    return True
+
+
+def answers(address: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 5):
+        return True
+    return False
+
+
+def succeeds(command: str, env: dict[str, str], limit: float) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(
+            ["sh", "-c", command], env=env, timeout=limit, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        return done.returncode == 0
+    return False
+
+
+def run_hook(argv: list[str], env: dict[str, str], limit: float) -> tuple[int | None, float, str]:
     """(exit status, seconds, end of its output); status None when the limit passed."""
     started = time.monotonic()
     # Output goes to a file: a daemon that the hook starts would hold a pipe open for ever.
-    log = os.path.join(RUN, "-".join(["hook", *path.split("/")[-2:]]) + ".log")
+    log = os.path.join(RUN, "-".join(["hook", *argv[0].split("/")[-2:]]) + ".log")
     with open(log, "w+b") as out:
         process = subprocess.Popen(
-            [path],
+            argv,
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -193,84 +325,217 @@ def run_hook(path: str, env: dict[str, str], limit: float) -> tuple[int | None, 
 # --- reporting ----------------------------------------------------------------------------------
 
 
-class Channel(threading.Thread):
-    """Keeps every report and sends them, all again after each {"ask"}, the new ones as they come."""
+class Port:
+    """The guest's end of a virtio-serial channel."""
 
-    def __init__(self, node: str, token: str, path: str | None = None) -> None:
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def fileno(self) -> int:
+        return self.fd
+
+    def read(self) -> bytes:
+        """What there is, b"" when there is nothing."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self.fd, 65536)
+        return b""
+
+    def write(self, data: bytes) -> int:
+        """How much was taken; BlockingIOError when nothing is."""
+        return os.write(self.fd, data)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Secure:
+    """A channel by HTTPS: the same lines, after an upgrade (RFC 9110, 7.8). The other side proves itself with the
+    certificate whose SHA-256 the seed pins, we by a mac under our token over that pin.
+    """
+
+    def __init__(self, node: str, token: bytes, told: dict[str, Any]) -> None:
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the pin decides
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        raw = socket.create_connection((told["address"], told["port"]), 10)
+        try:
+            self.socket = context.wrap_socket(raw)
+            seen = hashlib.sha256(self.socket.getpeercert(True) or b"").hexdigest()
+            if not hmac.compare_digest(seen, told["pin"]):
+                raise OSError("the broker's certificate is not the pinned one")
+            mac = hmac.new(
+                token, f"philoxenia channel\n{node}\n{seen[:32]}".encode(), hashlib.sha256
+            )
+            self.socket.sendall(
+                f"GET /{node} HTTP/1.1\r\nHost: {told['address']}\r\nConnection: Upgrade\r\n"
+                f"Upgrade: philoxenia\r\nAuthorization: Philoxenia {mac.hexdigest()}\r\n\r\n".encode()
+            )
+            head = b""
+            while not head.endswith(b"\r\n\r\n") and len(head) < 4096:
+                more = self.socket.recv(1)
+                if not more:
+                    break
+                head += more
+            if not head.startswith(b"HTTP/1.1 101 "):
+                raise OSError(f"the broker answered {head[:60]!r}")
+            self.socket.setblocking(False)
+        except BaseException:
+            raw.close()
+            raise
+        self.wanted = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def read(self) -> bytes:
+        found = b""
+        try:
+            while True:  # TLS may hold more than the socket shows
+                data = self.socket.recv(65536)
+                if not data:
+                    raise ConnectionResetError("the broker closed the channel")
+                found += data
+        except self.wanted:
+            return found
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.socket.send(data)
+        except self.wanted:
+            raise BlockingIOError from None
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Channel(threading.Thread):
+    """Keeps the reports that count and sends them, all again after each {"ask"}, the new ones as they come; puts what
+    the other side tells into `orders`.
+    """
+
+    def __init__(
+        self, node: str, token: str, path: str | None = None, https: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(daemon=True)
-        self.node, self.token, self.path = node, token.encode(), path
+        self.node, self.token, self.path, self.https = node, token.encode(), path, https
         self.boot = boot_id()
-        self.lines: list[bytes] = []
+        # An agent that was started again in the same boot goes on counting where no report was before.
+        self.count = int(uptime() * 100)
+        self.kept: dict[str, tuple[int, bytes]] = {}
+        self.orders: queue.Queue[dict[str, Any]] = queue.Queue()
         self.lock = threading.Lock()
         self.wake_read, self.wake_write = os.pipe()
 
     def report(self, stage: str, **facts: Any) -> None:
-        """Add one report; `stage` is booted, contextualized, healthy or failed."""
+        """Say a stage: booted, or where the node is since (contextualized, healthy, failed, left)."""
+        self._keep("booted" if stage == "booted" else "state", {"stage": stage, **facts})
+        said = f": {facts['message']}" if "message" in facts else ""
+        say(f"philoxenia: {self.node} {stage}{said}")
+
+    def give(self, name: str, value: bytes | None) -> None:
+        """Say a fact; None for a readiness."""
+        packed = None if value is None else base64.b64encode(value).decode()
+        self._keep(f"fact {name}", {"fact": name, "value": packed})
+        say(f"philoxenia: {self.node} gives {name}")
+
+    def _keep(self, key: str, told: dict[str, Any]) -> None:
         with self.lock:
+            self.count += 1
             body = json.dumps(
                 {
                     "node": self.node,
                     "boot": self.boot,
-                    "seq": len(self.lines),
-                    "stage": stage,
+                    "seq": self.count,
                     "uptime": uptime(),
-                    **facts,
+                    **told,
                 }
             )
             mac = hmac.new(self.token, body.encode(), hashlib.sha256).hexdigest()
-            self.lines.append(json.dumps({"body": body, "mac": mac}).encode() + b"\n")
+            self.kept[key] = self.count, json.dumps({"body": body, "mac": mac}).encode() + b"\n"
         os.write(self.wake_write, b".")
-        say(
-            f"philoxenia: {self.node} {stage}"
-            + (f": {facts['message']}" if "message" in facts else "")
-        )
 
     def run(self) -> None:
         while True:
             try:
-                path = self.path or find_port()
-                if path:
-                    self.converse(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+                port = self.open()
+                if port:
+                    self.converse(port)
             except OSError as cause:
-                say(f"philoxenia: channel: {cause}")
-            time.sleep(POLL)
+                # Nobody listens most of the time: no news.
+                if not isinstance(cause, ConnectionRefusedError | ConnectionResetError):
+                    say(f"philoxenia: channel: {cause}")
+            time.sleep(POLL if self.https is None else 2.0)
 
-    def converse(self, port: int) -> None:
+    def open(self) -> Port | Secure | None:
+        if self.https is not None:
+            return Secure(self.node, self.token, self.https)
+        path = self.path or find_port()
+        return Port(os.open(path, os.O_RDWR | os.O_NONBLOCK)) if path else None
+
+    def converse(self, port: Port | Secure) -> None:
         """Until the port fails. `sent` is None while nobody has asked."""
         sent: int | None = None
-        heard = b""
+        heard = bytearray()
         watch = select.poll()
-        watch.register(port, select.POLLIN)
+        watch.register(port.fileno(), select.POLLIN)
         watch.register(self.wake_read, select.POLLIN)
         try:
             while True:
                 events = dict(watch.poll(1000))
                 if events.get(self.wake_read):
                     os.read(self.wake_read, 4096)
-                if events.get(port, 0) & (select.POLLHUP | select.POLLERR):
-                    sent, heard = None, b""  # nobody is at the other end
+                here = events.get(port.fileno(), 0)
+                if here & (select.POLLHUP | select.POLLERR):
+                    if isinstance(port, Secure):
+                        return
+                    sent = None  # nobody is at the other end
+                    heard.clear()
                     time.sleep(POLL)
-                elif events.get(port):
-                    heard += os.read(port, 65536)
-                    *lines, heard = heard.split(b"\n")
-                    heard = heard[-65536:]
-                    if any(b'"ask"' in line for line in lines):
-                        sent = 0
-                while sent is not None and sent < len(self.lines):
-                    if not send(port, self.lines[sent]):
-                        sent = None
+                elif here:
+                    data = port.read()
+                    heard += data
+                    if b"\n" in data:
+                        *lines, rest = bytes(heard).split(b"\n")
+                        heard = bytearray(rest)
+                        asked = [self.hear(line) for line in lines]
+                        sent = 0 if any(asked) else sent
+                    elif len(heard) > LIMIT:
+                        heard.clear()
+                while sent is not None:
+                    with self.lock:
+                        due = sorted(k for k in self.kept.values() if k[0] > sent)
+                    if not due:
                         break
-                    sent += 1
+                    sent = due[0][0] if send(port, due[0][1]) else None
         finally:
-            os.close(port)
+            port.close()
+
+    def hear(self, line: bytes) -> bool:
+        """Whether the line asks for the reports; an order with our token's mac is put into `orders`."""
+        try:
+            told = json.loads(line)
+            if "ask" in told:
+                return True
+            body = told["body"].encode()
+            right = hmac.new(self.token, ORDER + body, hashlib.sha256).hexdigest()
+            if hmac.compare_digest(right, told["mac"]):
+                self.orders.put(json.loads(body))
+            else:
+                say("philoxenia: channel: a line with a wrong mac")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            if line.strip():
+                say("philoxenia: channel: a line that says nothing")
+        return False
 
 
-def send(port: int, line: bytes, patience: float = 5.0) -> bool:
+def send(port: Port | Secure, line: bytes, patience: float = 5.0) -> bool:
     """Write one line; False when the other side does not take it in `patience` seconds."""
     rest, deadline = line, time.monotonic() + patience
     while rest:
         try:
-            rest = rest[os.write(port, rest) :]
+            rest = rest[port.write(rest) :]
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
@@ -311,48 +576,252 @@ def wait_for_ssh(deadline: float) -> bool:
     return False
 
 
-def main() -> None:
-    os.makedirs(RUN, mode=0o755, exist_ok=True)
-    context = read_seed(time.monotonic() + 60)
-    channel = Channel(context["node"], context["token"])
-    channel.start()
-    at = "identity"
-    try:
-        apply(context)
+# --- the node -----------------------------------------------------------------------------------
+
+
+class Failed(Exception):
+    """A step of the node's way that did not succeed: what, and the end of what it said."""
+
+    def __init__(self, message: str, tail: str = "") -> None:
+        super().__init__(message)
+        self.message, self.tail = message, tail
+
+
+class Node:
+    """This node on its way: which context is in force, and what it takes to get to the next."""
+
+    def __init__(self, seed: dict[str, Any], channel: Channel) -> None:
+        self.seed, self.channel = seed, channel
+        self.limit = seed.get("hook_limit", 300)
+        self.address = seed["nics"][0]["address"].partition("/")[0]
+        self.document: dict[str, Any] = self.newest()
+        self.joined = False
+        self.given: set[str] = set()
+        self.ran: list[Any] = []
+
+    def newest(self) -> dict[str, Any]:
+        """The context that was last in force on this disk, else the seed's."""
+        given: dict[str, Any] = self.seed["context"]
+        with contextlib.suppress(OSError, ValueError, KeyError), open(KEPT) as file:
+            kept = json.load(file)
+            same_node = (
+                kept["node"] == self.seed["node"] and kept["cluster"] == self.seed["cluster"]
+            )
+            if same_node and kept["context"]["generation"] >= given["generation"]:
+                return kept["context"]  # type: ignore[no-any-return]
+        return given
+
+    def boot(self) -> None:
+        identify(self.seed)
+        install(self.document["files"])
         notify("READY=1")
-        channel.report("booted")
-        at = "growing the root filesystem"
+        self.channel.report("booted")
         grow_root()
-        public = {k: v for k, v in context.items() if k not in ("token", "files")}
-        write(os.path.join(RUN, "context.json"), json.dumps(public, indent=1) + "\n", 0o644)
-        env = {
+        for name in ("provide", "context"):
+            os.makedirs(
+                os.path.join(RUN, name), mode=0o700 if name == "provide" else 0o755, exist_ok=True
+            )
+        self.provide(early=True)
+
+    def env(self, event: str, words: list[str]) -> dict[str, str]:
+        found = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8",
-            "PHX_CLUSTER": context["cluster"], "PHX_NODE": context["node"], "PHX_ROLE": context["role"],
-            "PHX_ADDRESS": context["nics"][0]["address"].partition("/")[0],
-            "PHX_CONTEXT": os.path.join(RUN, "context.json"),
+            "PHX_EVENT": event, "PHX_CLUSTER": self.seed["cluster"], "PHX_NODE": self.seed["node"],
+            "PHX_ROLE": self.seed["role"], "PHX_ADDRESS": self.address,
+            "PHX_GENERATION": str(self.document["generation"]), "PHX_CHANGED": " ".join(words),
+            "PHX_CONTEXT": os.path.join(RUN, "context.json"), "PHX_DIR": os.path.join(RUN, "context"),
+            "PHX_PROVIDE": os.path.join(RUN, "provide"), "PHX_HOOK_LIMIT": str(self.limit),
         }  # fmt: skip
-        limit = context.get("hook_limit", 300)
-        ran = []
-        for path in hooks_of(context["role"]):
-            at = path
-            status, seconds, tail = run_hook(path, {**env, "PHX_HOOK_LIMIT": str(limit)}, limit)
-            ran.append([path, status, seconds])
-            if status != 0:
-                how = f"took longer than {limit} s" if status is None else f"exit {status}"
-                channel.report("failed", message=f"hook {path}: {how}", tail=tail, hooks=ran)
-                break
+        for name, fact in self.document["facts"].items():
+            for value in fact["values"].values() if fact["one"] and not fact["secret"] else ():
+                if len(value.get("text", "")) <= 4096 and "\0" not in value.get("text", "\0"):
+                    found["PHX_FACT_" + name.upper()] = value["text"].rstrip("\n")
+        return found
+
+    def take(self, document: dict[str, Any]) -> None:
+        """Bring a complete context into force. Raises Failed, OSError and their like."""
+        old, self.document = self.document, document
+        written = install(document["files"])
+        lay_out(self.seed, document, os.path.join(RUN, "context"))
+        public = {k: v for k, v in self.seed.items() if k not in ("token", "context")}
+        told = {k: v for k, v in document.items() if k not in ("files", "facts")}
+        write(
+            os.path.join(RUN, "context.json"),
+            json.dumps({**public, **told}, indent=1) + "\n",
+            0o644,
+        )
+        kept = {"node": self.seed["node"], "cluster": self.seed["cluster"], "context": document}
+        write(KEPT, json.dumps(kept), 0o600)
+        gone = {f["path"] for f in old["files"]} - {f["path"] for f in document["files"]}
+        for path in gone if self.joined else ():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        self.ran = []
+        units = [u for f in document["files"] if f["path"] in written for u in f.get("reload", ())]
+        if units:
+            self.run_all(
+                [["systemctl", "try-reload-or-restart", *dict.fromkeys(units)]],
+                self.env("join", []),
+            )
+        if self.joined:
+            words = changes(old, document, written)
+            self.run_all([[h] for h in change_hooks(words)], self.env("change", words))
         else:
-            channel.report("contextualized", hooks=ran)
-            at = "sshd"
-            if wait_for_ssh(time.monotonic() + 60):
-                channel.report("healthy")
-            else:
-                channel.report("failed", message="sshd does not answer on port 22")
-    except Exception as cause:  # whatever it was, our side must hear of it
-        notify("READY=1")
-        channel.report("failed", message=f"{at}: {type(cause).__name__}: {cause}")
-    while True:
-        time.sleep(3600)
+            self.run_all([[h] for h in hooks_of(self.seed["role"])], self.env("join", []))
+        self.joined = True
+        self.channel.report("contextualized", hooks=self.ran, context=document["digest"])
+        self.provide(early=False)
+        self.probe()
+        self.channel.report("healthy", context=document["digest"])
+
+    def run_all(self, commands: list[list[str]], env: dict[str, str]) -> None:
+        for argv in commands:
+            status, seconds, tail = run_hook(argv, env, self.limit)
+            name = " ".join(argv)
+            self.ran.append([name, status, seconds])
+            if status != 0:
+                how = f"took longer than {self.limit} s" if status is None else f"exit {status}"
+                raise Failed(f"hook {name}: {how}", tail)
+
+    def provide(self, early: bool) -> None:
+        """Give the facts of this moment, values before readiness. Each is given once in a boot."""
+        due = [
+            p for p in self.document["provides"]
+            if p["early"] == early and p["name"] not in self.given
+        ]  # fmt: skip
+        env = self.env("join", [])
+        for p in sorted(due, key=lambda p: p["how"] in ("tcp", "probe")):
+            self.channel.give(p["name"], self.value(p, env))
+            self.given.add(p["name"])
+
+    def value(self, p: dict[str, Any], env: dict[str, str]) -> bytes | None:
+        name, how, what = p["name"], p["how"], p["what"]
+        if how == "tcp":
+            if not until(lambda: answers(self.address, int(what)), self.limit):
+                raise Failed(
+                    f"{name} is not ready: port {what} did not answer within {self.limit} s"
+                )
+            return None
+        if how == "probe":
+            if not until(lambda: succeeds(what, env, self.limit), self.limit):
+                raise Failed(f"{name} is not ready: '{what}' did not succeed within {self.limit} s")
+            return None
+        if how == "command":
+            done = subprocess.run(
+                ["sh", "-c", what], env=env, timeout=self.limit, stdin=subprocess.DEVNULL,
+                capture_output=True, check=False,
+            )  # fmt: skip
+            if done.returncode != 0:
+                tail = done.stderr[-TAIL:].decode(errors="replace")
+                raise Failed(f"the command of the fact {name}: exit {done.returncode}", tail)
+            data = done.stdout
+        else:
+            path = what if how == "file" else os.path.join(RUN, "provide", name)
+            if how == "hook" and not os.path.exists(path):
+                raise Failed(f"no hook wrote the fact {name} into $PHX_PROVIDE")
+            with open(path, "rb") as file:
+                data = file.read(FACT_LIMIT + 1)
+        if len(data) > FACT_LIMIT:
+            raise Failed(f"the fact {name} has more than {FACT_LIMIT} bytes")
+        return data
+
+    def probe(self) -> None:
+        if not wait_for_ssh(time.monotonic() + 120):
+            raise Failed("sshd did not greet within 120 s")
+        env = self.env("probe", [])
+        for kind, what in self.document["healthy"]:
+
+            def holds(kind: str = kind, what: Any = what) -> bool:
+                if kind == "tcp":
+                    return answers(self.address, int(what))
+                return succeeds(what, env, self.limit)
+
+            if until(holds, 2):
+                continue
+            # It may take long: whoever waits is to know for what.
+            self.channel.report(
+                "contextualized", hooks=self.ran, context=self.document["digest"],
+                message=f"waits until it is healthy: {kind} {what}",
+            )  # fmt: skip
+            if not until(holds, self.limit):
+                raise Failed(f"not healthy: {kind} {what} did not hold within {self.limit} s")
+
+    def leave(self) -> None:
+        """Run the hooks of leaving, and say so. The node goes on until it is taken away."""
+        self.ran = []
+        try:
+            self.run_all(
+                [[h] for h in executables(os.path.join(HOOKS, "leave.d"))], self.env("leave", [])
+            )
+            self.channel.report("left", hooks=self.ran)
+        except Failed as cause:
+            self.channel.report("left", hooks=self.ran, message=cause.message, tail=cause.tail)
+
+    def attempt(self, document: dict[str, Any]) -> None:
+        """`take`, with every failure reported."""
+        try:
+            self.take(document)
+        except Failed as cause:
+            self.failed(cause.message, cause.tail)
+        except Exception as cause:  # whatever it was, our side must hear of it
+            self.failed(f"{type(cause).__name__}: {cause}")
+
+    def failed(self, message: str, tail: str = "") -> None:
+        self.channel.report(
+            "failed",
+            message=message,
+            tail=tail,
+            hooks=self.ran,
+            context=self.document.get("digest", ""),
+        )
+
+    def start(self) -> bool:
+        """`boot`, with every failure reported; whether it succeeded."""
+        try:
+            self.boot()
+        except Failed as cause:
+            self.failed(cause.message, cause.tail)
+        except Exception as cause:  # whatever it was, our side must hear of it
+            self.failed(f"{type(cause).__name__}: {cause}")
+        else:
+            return True
+        notify("READY=1")  # sshd may start, so that somebody can look
+        return False
+
+    def serve(self) -> None:
+        """Take what the other side tells, for as long as the node lives."""
+        well = self.start()
+        if well and self.document["complete"]:
+            self.attempt(self.document)
+        while True:
+            told = self.channel.orders.get()
+            if not well:
+                well = self.start()
+            if not well:
+                continue
+            if "context" in told:
+                # Told again what is in force already: nothing to do.
+                if not self.joined or told["context"]["digest"] != self.document.get("digest"):
+                    self.attempt(told["context"])
+            elif "leave" in told:
+                self.leave()
+            elif "again" in told:
+                self.joined = False
+                if self.document["complete"]:
+                    self.attempt(self.document)
+
+
+def main() -> None:
+    os.umask(0o022)
+    os.makedirs(RUN, mode=0o755, exist_ok=True)
+    seed = read_seed(time.monotonic() + 60)
+    if seed.get("version") != VERSION:
+        raise SystemExit(
+            f"philoxenia: the seed is of version {seed.get('version')}, this agent reads {VERSION}"
+        )
+    channel = Channel(seed["node"], seed["token"], https=seed.get("https"))
+    channel.start()
+    Node(seed, channel).serve()
 
 
 if __name__ == "__main__":

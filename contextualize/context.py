@@ -1,27 +1,35 @@
-"""The context of a cluster: every member's identity and place, and for one node the document that its seed carries.
+"""The context of a cluster: every member's identity and place, what its roles declare, and the files that follow.
 
-Files are rendered here, never in the guest; the document says where each goes. The agent applies it as it is.
+Files are rendered on our side, never in the guest; a document says where each goes (contextualize/render.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contextualize.exchange import Declared
 from contextualize.identity import Identity
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One node as its peers know it. `address` is plain; `prefix` is the network's length."""
+    """One node as its peers know it.
+
+    address  plain; `prefix` is the network's length
+    cpus     whole virtual CPUs; `memory` in MiB
+    """
 
     identity: Identity
     role: str
     address: str
     prefix: int
+    cpus: int = 1
+    memory: int = 0
 
     @property
     def name(self) -> str:
@@ -30,10 +38,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A cluster's members in the order of their names, and who may enter where.
+    """A cluster's members in the order of their names, who may enter where, and what its roles declare.
 
-    ssh_to  role -> roles whose nodes its root may enter by SSH
-    admit   public keys (OpenSSH lines) that enter every node, the operator's first
+    ssh_to      role -> roles whose nodes its root may enter by SSH
+    admit       public keys (OpenSSH lines) that enter every node, the operator's first
+    declared    role -> what it provides, requires and completes; a role that is absent says nothing
+    data        the cluster file's own data, by name
+    parameters  role -> the parameters that its image was built with
+    https       role -> address, port and pin of the broker; a role that is absent uses virtio-serial
+    generation  counts the changes of all this
     """
 
     cluster: str
@@ -41,23 +54,36 @@ class Context:
     ssh_to: tuple[tuple[str, tuple[str, ...]], ...]
     admit: tuple[str, ...]
     hook_limit: int = 300
-    generation: int = field(default=1)
+    generation: int = 1
+    declared: Mapping[str, Declared] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    https: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def hosts(context: Context) -> str:
+def fingerprint(context: Context) -> str:
+    """Digest of the whole but its generation: another means that some node may have something new to learn."""
+    told = [
+        [[m.name, m.role, m.address, m.prefix, m.cpus, m.memory] for m in context.members],
+        context.ssh_to, context.admit, context.hook_limit, repr(sorted(context.declared.items())),
+        dict(context.data), {role: dict(p) for role, p in context.parameters.items()},
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def hosts(cluster: str, members: Iterable[Member]) -> str:
     """/etc/hosts: each node by short and by full name."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost"]
-    lines += [f"{m.address} {m.name} {m.name}.{context.cluster}" for m in context.members]
+    lines += [f"{m.address} {m.name} {m.name}.{cluster}" for m in members]
     return "\n".join(lines) + "\n"
 
 
-def known_hosts(context: Context) -> str:
+def known_hosts(cluster: str, members: Iterable[Member]) -> str:
     """Every node's host key under its names and address: no SSH between nodes ever asks."""
     lines = [
-        f"{m.name},{m.name}.{context.cluster},{m.address} {m.identity.host_key.public}"
-        for m in context.members
+        f"{m.name},{m.name}.{cluster},{m.address} {m.identity.host_key.public}" for m in members
     ]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def authorized_keys(context: Context, role: str) -> str:
@@ -68,36 +94,6 @@ def authorized_keys(context: Context, role: str) -> str:
         f"{m.identity.user_key.public} root@{m.name}" for m in context.members if m.role in goers
     ]
     return "".join(f"{key}\n" for key in dict.fromkeys(keys))
-
-
-def document(context: Context, node: str) -> dict[str, Any]:
-    """What the agent of `node` reads: who it is, its network, its files, its peers. Holds secrets."""
-    me = next(m for m in context.members if m.name == node)
-    files = [
-        ("/etc/hostname", f"{node}\n", "0644"),
-        ("/etc/hosts", hosts(context), "0644"),
-        ("/etc/ssh/ssh_known_hosts", known_hosts(context), "0644"),
-        ("/etc/ssh/ssh_host_ed25519_key", me.identity.host_key.private.reveal().decode(), "0600"),
-        ("/etc/ssh/ssh_host_ed25519_key.pub", f"{me.identity.host_key.public} {node}\n", "0644"),
-        ("/root/.ssh/authorized_keys", authorized_keys(context, me.role), "0600"),
-    ]
-    if dict(context.ssh_to).get(me.role):
-        files.append(
-            ("/root/.ssh/id_ed25519", me.identity.user_key.private.reveal().decode(), "0600")
-        )
-    return {
-        "version": 1,
-        "cluster": context.cluster,
-        "generation": context.generation,
-        "node": node,
-        "role": me.role,
-        "machine_id": me.identity.machine_id,
-        "token": me.identity.token.reveal().decode(),
-        "hook_limit": context.hook_limit,
-        "nics": [{"mac": me.identity.mac, "address": f"{me.address}/{me.prefix}"}],
-        "peers": [{"name": m.name, "role": m.role, "address": m.address} for m in context.members],
-        "files": [{"path": path, "text": text, "mode": mode} for path, text, mode in files],
-    }
 
 
 def ssh_config(nodes: Sequence[tuple[str, str]], folder: Path, enter: str) -> str:
@@ -128,60 +124,3 @@ def _word(path: Path) -> str:
     if not set(text) & set(" \t'\"\\"):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def cloud_init(context: Context, node: str) -> dict[str, str]:
-    """The same identity in cloud-init's terms: NoCloud's meta-data, network-config (version 2) and user-data."""
-    me = next(m for m in context.members if m.name == node)
-    told = document(context, node)
-    keep = [
-        f
-        for f in told["files"]
-        if not f["path"].startswith(("/etc/hostname", "/etc/ssh/ssh_host_"))
-    ]
-    user = {
-        "hostname": node,
-        "preserve_hostname": False,
-        "manage_etc_hosts": False,
-        "disable_root": False,
-        "ssh_deletekeys": True,
-        "ssh_keys": {
-            "ed25519_private": me.identity.host_key.private.reveal().decode(),
-            "ed25519_public": f"{me.identity.host_key.public} {node}",
-        },
-        "write_files": [
-            {
-                "path": f["path"],
-                "content": f["text"],
-                "permissions": f["mode"],
-                "owner": "root:root",
-            }
-            for f in keep
-        ],
-    }
-    network = {
-        "version": 2,
-        "ethernets": {
-            "private": {
-                "match": {"macaddress": me.identity.mac},
-                "addresses": [f"{me.address}/{me.prefix}"],
-                "dhcp4": False,
-            }
-        },
-    }
-    # JSON is YAML, and is written the same way each time.
-    meta = {"instance-id": f"{context.cluster}-{node}-{context.generation}", "local-hostname": node}
-    return {
-        "meta-data": json.dumps(meta, sort_keys=True) + "\n",
-        "network-config": json.dumps(network, sort_keys=True) + "\n",
-        "user-data": "#cloud-config\n" + json.dumps(user, sort_keys=True) + "\n",
-    }
-
-
-def seed_files(context: Context, node: str) -> dict[str, bytes]:
-    """Every file of the node's seed disk, by name."""
-    ours = json.dumps(document(context, node), sort_keys=True, indent=1) + "\n"
-    texts: Sequence[tuple[str, str]] = [
-        ("philoxenia.json", ours), *sorted(cloud_init(context, node).items())
-    ]  # fmt: skip
-    return {name: text.encode() for name, text in texts}

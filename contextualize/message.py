@@ -1,29 +1,35 @@
-"""One line from an agent turned into a Report, or refused: wrong size, wrong form, wrong token.
+"""One line from an agent turned into a Report or a Given, or refused: wrong size, wrong form, wrong token.
 
 A line is {"body": TEXT, "mac": HEX}: mac is HMAC-SHA256 of the body under the node's token, and the body is JSON with
-node, boot, seq, stage, uptime and what the stage has to say. Nothing of a line is believed before its mac holds.
+node, boot, seq, uptime, and either a stage and what it has to say or a fact. Nothing of a line is believed before its
+mac holds. What our side tells an agent has the same form; its mac covers a prefix too, so that neither side's line
+can be played back to it.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
+from contextualize.exchange import FACT_LIMIT
 from contextualize.identity import Secret
 
-Stage = Literal["booted", "contextualized", "healthy", "failed"]
-LIMIT = 256 * 1024
-"""Bytes that one line may have."""
+Stage = Literal["booted", "contextualized", "healthy", "failed", "left"]
+LIMIT = FACT_LIMIT * 4 // 3 + (64 << 10)
+"""Bytes that one line may have: the largest fact in base64, and what is around it."""
 MESSAGE, TAIL = 500, 8000
 """Characters kept of a report's message, from its start, and of its tail, from its end."""
 MOST = 2**31
 """The largest number that a report may be the one of, and a hook may end with."""
 
+ORDER = b"philoxenia to agent\n"
+"""What the mac of our side's lines covers before the body."""
 ASK = b'{"ask": "all"}\n'
 """What our side says to hear everything from the start."""
 
@@ -44,10 +50,24 @@ class Report:
     message: str = ""
     tail: str = ""
     hooks: tuple[tuple[str, int | None, float], ...] = ()
+    context: str = ""
+    """Digest of the context that is in force there; "" before one is."""
 
 
-def decode(line: bytes, node: str, token: Secret) -> Report:
-    """The report on `line`; BadMessage unless it is whole, ours, and from `node`."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A fact that a node gave; `value` is None for a readiness."""
+
+    node: str
+    boot: str
+    seq: int
+    uptime: float
+    fact: str
+    value: bytes | None = field(repr=False)
+
+
+def decode(line: bytes, node: str, token: Secret) -> Report | Given:
+    """What `line` says; BadMessage unless it is whole, ours, and from `node`."""
     if len(line) > LIMIT:
         raise BadMessage(f"{node} sent a line of {len(line)} bytes, {LIMIT} are allowed")
     try:
@@ -61,6 +81,8 @@ def decode(line: bytes, node: str, token: Secret) -> Report:
         raise BadMessage(f"{node} sent a report with a wrong token")
     try:
         told = json.loads(body)
+        if "fact" in told:
+            return _given(told, node)
         hooks = tuple(
             (plain(path), None if status is None else _whole(status, -MOST), _seconds(took))
             for path, status, took in told.get("hooks", [])
@@ -69,7 +91,10 @@ def decode(line: bytes, node: str, token: Secret) -> Report:
             plain(told["node"]), plain(told["boot"]), _whole(told["seq"]),
             cast(Stage, plain(told["stage"])), _seconds(told["uptime"]),
             plain(told.get("message", ""))[:MESSAGE], plain(told.get("tail", ""))[-TAIL:], hooks,
+            plain(told.get("context", ""))[:64],
         )  # fmt: skip
+    except BadMessage:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise BadMessage(f"{node} sent a report without what it must say") from None
     if report.node != node:
@@ -77,6 +102,23 @@ def decode(line: bytes, node: str, token: Secret) -> Report:
     if report.stage not in get_args(Stage):
         raise BadMessage(f"{node} reports an unknown stage '{report.stage[:64]}'")
     return report
+
+
+def _given(told: dict[str, Any], node: str) -> Given:
+    """ValueError and its like when something in it is not what it must be."""
+    value = told["value"]
+    if value is not None:
+        value = base64.b64decode(value, validate=True)
+        if len(value) > FACT_LIMIT:
+            raise BadMessage(f"{node} gave a fact of {len(value)} bytes, {FACT_LIMIT} are allowed")
+    name = told["fact"]
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+        raise BadMessage(f"{node} gave a fact with no name that a fact may have")
+    if told["node"] != node:
+        raise BadMessage(f"{node} calls itself '{plain(told['node'])[:64]}'")
+    return Given(
+        node, plain(told["boot"]), _whole(told["seq"]), _seconds(told["uptime"]), name, value
+    )
 
 
 _ESCAPE = re.compile(
@@ -107,6 +149,13 @@ def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not 0 <= value < math.inf:
         raise ValueError("not a number of seconds")
     return float(value)
+
+
+def order(body: dict[str, object], token: Secret) -> bytes:
+    """The line that tells an agent {"context": ...} or {"leave": true}."""
+    text = json.dumps(body)
+    mac = hmac.new(token.reveal(), ORDER + text.encode(), hashlib.sha256).hexdigest()
+    return json.dumps({"body": text, "mac": mac}).encode() + b"\n"
 
 
 def encode(body: dict[str, object], token: Secret) -> bytes:

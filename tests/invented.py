@@ -69,8 +69,13 @@ def spec(text: str = CLUSTER) -> ClusterSpec:
 def drawn(
     text: str = CLUSTER, host: Host = LAB, secret: Secret = SECRET, image: Manifest = IMAGE
 ) -> ClusterPlan:
+    from cluster.spec import declared
+
     net = ipaddress.IPv4Network("10.7.0.0/24")
-    return draw(spec(text), host, net, {"worker": (image, FOLDER)}, secret)
+    document = parse(text, "demo.yaml")
+    parsed = check(document, ClusterSpec)
+    said = {role: declared(parsed, document, role) for role in parsed.roles}
+    return draw(parsed, host, net, {"worker": (image, FOLDER)}, secret, said)
 
 
 def launched(plan: ClusterPlan) -> tuple[Seen, ...]:

@@ -129,7 +129,7 @@ def run(tmp_path, monkeypatch):
 
     def run_(text, limit=5, **env):
         path = hook(tmp_path / "hooks", "10-hook", f"#!/bin/sh\n{text}\n")
-        return agent.run_hook(path, {"PATH": "/usr/bin:/bin", **env}, limit)
+        return agent.run_hook([path], {"PATH": "/usr/bin:/bin", **env}, limit)
 
     return run_
 
@@ -229,6 +229,7 @@ def test_no_seed_in_time_says_what_was_seen(monkeypatch):
 @pytest.fixture
 def channel():
     found = agent.Channel("n-1", TOKEN)
+    found.count = 0
     yield found
     os.close(found.wake_read)
     os.close(found.wake_write)
@@ -243,7 +244,7 @@ def talk(channel):
 
     def serve():
         with contextlib.suppress(OSError):
-            channel.converse(fd)
+            channel.converse(agent.Port(fd))
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -270,10 +271,12 @@ def test_a_report_is_what_our_side_reads(channel):
     channel.report(
         "failed", message="hook x: exit 1", tail="äöü\n\x00", hooks=[["x", 1, 0.5], ["y", None, 2]]
     )
-    first, second = (decode(text, "n-1", Secret(TOKEN.encode())) for text in channel.lines)
-    assert (first.node, first.seq, first.stage, first.message) == ("n-1", 0, "booted", "")
+    first, second = (
+        decode(text, "n-1", Secret(TOKEN.encode())) for _, text in channel.kept.values()
+    )
+    assert (first.node, first.seq, first.stage, first.message) == ("n-1", 1, "booted", "")
     assert first.boot == second.boot == agent.boot_id() and 0 < first.uptime <= second.uptime
-    assert (second.seq, second.stage, second.message) == (1, "failed", "hook x: exit 1")
+    assert (second.seq, second.stage, second.message) == (2, "failed", "hook x: exit 1")
     assert (second.tail, second.hooks) == ("äöü\n\ufffd", (("x", 1, 0.5), ("y", None, 2.0)))
 
 
@@ -286,7 +289,7 @@ def test_the_largest_report_fits_into_a_line(channel):
         tail="\x00" * agent.TAIL,
         hooks=[["/etc/philoxenia/hooks.d/x", 1, 1.0]] * 500,
     )
-    assert len(channel.lines[0]) <= LIMIT
+    assert len(channel.kept["state"][1]) <= LIMIT
 
 
 def test_nothing_is_said_before_the_question_and_all_after_it(channel, talk):
@@ -303,18 +306,18 @@ def test_nothing_is_said_before_the_question_and_all_after_it(channel, talk):
 def test_news_come_as_they_are_and_every_question_starts_anew(channel, talk):
     talk.sendall(ASK)
     channel.report("booted")
-    assert [r.seq for r in lines(talk, 1)] == [0]
-    channel.report("healthy")
     assert [r.seq for r in lines(talk, 1)] == [1]
+    channel.report("healthy")
+    assert [r.seq for r in lines(talk, 1)] == [2]
     talk.sendall(ASK)
-    assert [r.seq for r in lines(talk, 2)] == [0, 1]
+    assert [r.seq for r in lines(talk, 2)] == [1, 2]
 
 
 def test_a_question_in_pieces_after_rubbish(channel, talk):
     channel.report("booted")
     for part in (b"\x00rubbish\n", ASK[:5], ASK[5:]):
         talk.sendall(part)
-    assert [r.seq for r in lines(talk, 1)] == [0]
+    assert [r.seq for r in lines(talk, 1)] == [1]
 
 
 def test_a_line_that_nobody_takes_is_given_up():
@@ -322,9 +325,9 @@ def test_a_line_that_nobody_takes_is_given_up():
     with ours, theirs:
         theirs.setblocking(False)
         started = time.monotonic()
-        assert agent.send(theirs.fileno(), b"x" * (8 << 20), patience=0.1) is False
+        assert agent.send(agent.Port(theirs.fileno()), b"x" * (8 << 20), patience=0.1) is False
         assert time.monotonic() - started < 1
-        assert agent.send(ours.fileno(), b"small\n", patience=0.1) is True
+        assert agent.send(agent.Port(ours.fileno()), b"small\n", patience=0.1) is True
 
 
 def test_ready_is_told_to_systemd(tmp_path, monkeypatch):
@@ -346,11 +349,261 @@ def test_the_recipe_ships_this_very_file():
     assert shipped.read_bytes() == (root / "contextualize" / "agent.py").read_bytes()
 
 
-def test_peers_of_a_seed_are_json_that_a_hook_reads():
-    from contextualize.context import document
-    from tests.test_context import CONTEXT
+def test_only_what_counts_is_said_again(channel, talk):
+    """Where the node is now stands for all that it was; each fact stands for itself."""
+    channel.report("booted")
+    channel.report("contextualized", context="a")
+    channel.give("key", b"\x00\xff")
+    channel.report("healthy", context="a")
+    channel.report("contextualized", context="b")
+    talk.sendall(ASK)
+    said = lines(talk, 3)
+    assert [getattr(r, "stage", None) or r.fact for r in said] == [
+        "booted",
+        "key",
+        "contextualized",
+    ]
+    assert said[1].value == b"\x00\xff" and said[2].context == "b"
 
-    told = document(CONTEXT, "head-1")
-    public = {k: v for k, v in told.items() if k not in ("token", "files")}
-    text = json.dumps(public)
-    assert "PRIVATE" not in text and told["token"] not in text
+
+def test_an_agent_started_again_repeats_no_number(channel):
+    channel.report("booted")
+    later = agent.Channel("n-1", TOKEN)
+    assert later.count > 0 and later.boot == channel.boot
+
+
+# orders
+
+
+def test_an_order_with_our_mac_is_heard_and_no_other(channel, talk):
+    from contextualize.message import encode, order
+
+    token = Secret(TOKEN.encode())
+    talk.sendall(order({"leave": True}, Secret(b"another's")))
+    talk.sendall(encode({"leave": True}, token))  # an agent's own line, played back
+    talk.sendall(b'{"body": 7, "mac": "x"}\n[]\nnull\n{"body": "{}"}\n')
+    talk.sendall(order({"context": {"a": "ä" * 200_000}}, token))
+    assert channel.orders.get(timeout=2) == {"context": {"a": "ä" * 200_000}}
+    assert channel.orders.empty()
+
+
+# files
+
+
+def entry(path, text="x", mode="0644", **more):
+    return {"path": str(path), "text": text, "mode": mode, **more}
+
+
+def test_all_files_are_written_before_the_first_is_renamed(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("old")
+    monkeypatch.setattr(agent, "owner", lambda text: (_ for _ in ()).throw(KeyError(text)))
+    with pytest.raises(KeyError, match="nobody-here"):
+        agent.install([entry(tmp_path / "a", "new"), entry(tmp_path / "b", owner="nobody-here")])
+    assert (tmp_path / "a").read_text() == "old" and not (tmp_path / "b").exists()
+
+
+def test_what_changed_is_told(tmp_path):
+    files = [entry(tmp_path / "a"), {"path": str(tmp_path / "b"), "data": "AP8=", "mode": "0600"}]
+    assert agent.install(files) == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert (tmp_path / "b").read_bytes() == b"\x00\xff" and mode(tmp_path / "b") == 0o600
+    assert agent.install(files) == []
+    assert agent.install([entry(tmp_path / "a", "y"), files[1]]) == [str(tmp_path / "a")]
+
+
+# changes
+
+
+def told(peers=(), facts=(), data=()):
+    return {"peers": [{"name": n, "role": r, "address": a} for n, r, a in peers],
+            "facts": dict(facts), "data": dict(data)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("why", "old", "new", "words"),
+    [
+        ("nothing", told([("h", "head", "1")]), told([("h", "head", "1")]), []),
+        ("a node came", told([("h", "head", "1")]), told([("h", "head", "1"), ("w", "worker", "2")]),
+         ["peers", "role:worker"]),
+        ("an address", told([("h", "head", "1")]), told([("h", "head", "3")]), ["peers", "role:head"]),
+        ("a fact and data", told(facts={"a": 1, "b": 1}, data={"m": "x"}), told(facts={"b": 2}, data={"m": "y"}),
+         ["fact:a", "fact:b", "data:m"]),
+    ],
+)  # fmt: skip
+def test_changes_have_names(why, old, new, words):
+    assert agent.changes(old, new, []) == words, why
+    assert agent.changes(old, new, ["/etc/x"]) == [*words, "file:/etc/x"], why
+
+
+def test_a_change_runs_the_hooks_that_depend_on_it(tmp_path):
+    top = tmp_path / "change.d"
+    always, role = hook(top, "50-a"), hook(top / "role-worker", "10-b")
+    hook(top / "fact-key", "10-c")
+    assert agent.change_hooks(["peers", "role:worker", "file:/etc/x"], str(tmp_path)) == [
+        always,
+        role,
+    ]
+    assert agent.change_hooks([], str(tmp_path)) == [always]
+
+
+# the node
+
+
+DOCUMENT = {
+    "complete": True, "missing": [], "generation": 3, "digest": "d3", "data": {"motd": "hi"}, "files": [],
+    "peers": [{"name": "h-1", "role": "h", "address": "10.0.0.1"}, {"name": "n-1", "role": "n", "address": "10.0.0.2"}],
+    "facts": {"key": {"one": True, "secret": True, "values": {"h-1": {"data": "AP8="}}},
+              "ids": {"one": False, "secret": False, "values": {"n-1": {"text": "7"}}},
+              "place": {"one": True, "secret": False, "values": {"h-1": {"text": "north\n"}}}},
+    "provides": [], "healthy": [],
+}  # fmt: skip
+SEED = {"version": 2, "cluster": "demo", "node": "n-1", "role": "n", "token": TOKEN, "hook_limit": 5,
+        "nics": [{"mac": "x", "address": "10.0.0.2/24"}], "context": DOCUMENT}  # fmt: skip
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch, channel):
+    """A node whose folders are in tmp_path and whose sshd greets."""
+    monkeypatch.setattr(agent, "RUN", str(tmp_path / "run"))
+    monkeypatch.setattr(agent, "HOOKS", str(tmp_path / "etc"))
+    monkeypatch.setattr(agent, "KEPT", str(tmp_path / "var" / "context.json"))
+    monkeypatch.setattr(agent, "wait_for_ssh", lambda _deadline: True)
+    monkeypatch.setattr(
+        agent, "hooks_of", lambda role: agent.executables(str(tmp_path / "etc" / "hooks.d"))
+    )
+    monkeypatch.setattr(
+        agent, "change_hooks", lambda words: agent.executables(str(tmp_path / "etc" / "change.d"))
+    )
+    (tmp_path / "run" / "provide").mkdir(parents=True)
+    return agent.Node(json.loads(json.dumps(SEED)), channel)
+
+
+def states(channel):
+    token = Secret(TOKEN.encode())
+    return [decode(text, "n-1", token) for _, text in sorted(channel.kept.values())]
+
+
+def test_the_context_is_laid_out_for_hooks(node, tmp_path):
+    node.attempt(DOCUMENT)
+    top = tmp_path / "run" / "context"
+    assert (top / "roles" / "h").read_text() == "10.0.0.1 h-1.demo h-1\n"
+    assert (top / "hosts").read_text().count("\n") == 2 and (
+        top / "data" / "motd"
+    ).read_text() == "hi"
+    assert (top / "facts" / "key").read_bytes() == b"\x00\xff" and mode(
+        top / "facts" / "key"
+    ) == 0o600
+    assert (top / "facts" / "ids" / "n-1").read_text() == "7"
+    assert (top / "this" / "full").read_text() == "n-1.demo\n"
+    public = (tmp_path / "run" / "context.json").read_text()
+    assert TOKEN not in public and "AP8=" not in public and json.loads(public)["generation"] == 3
+    assert mode(tmp_path / "var" / "context.json") == 0o600, "facts are in it"
+    assert states(node.channel)[-1].stage == "healthy" and states(node.channel)[-1].context == "d3"
+
+
+def test_short_facts_that_are_no_secret_are_in_the_environment(node):
+    env = node.env("join", ["peers"])
+    assert env["PHX_FACT_PLACE"] == "north" and env["PHX_CHANGED"] == "peers"
+    assert not {"PHX_FACT_KEY", "PHX_FACT_IDS"} & env.keys()
+
+
+@pytest.mark.process
+def test_a_later_context_runs_the_hooks_of_change_and_not_those_of_joining(node, tmp_path):
+    out = tmp_path / "out"
+    hook(tmp_path / "etc" / "hooks.d", "10-join", f'#!/bin/sh\necho "$PHX_EVENT" >> {out}\n')
+    hook(
+        tmp_path / "etc" / "change.d",
+        "10-change",
+        f'#!/bin/sh\necho "$PHX_EVENT $PHX_CHANGED" >> {out}\n',
+    )
+    node.attempt(DOCUMENT)
+    node.attempt({**DOCUMENT, "digest": "d4", "generation": 4, "data": {"motd": "ho"}})
+    assert out.read_text() == "join\nchange data:motd\n"
+    assert [h[0].rpartition("/")[2] for h in states(node.channel)[-1].hooks] == []
+    assert states(node.channel)[-1].context == "d4"
+
+
+def test_a_file_that_the_context_no_longer_has_goes(node, tmp_path):
+    node.attempt(
+        {**DOCUMENT, "files": [entry(tmp_path / "etc" / "a"), entry(tmp_path / "etc" / "b")]}
+    )
+    node.attempt({**DOCUMENT, "digest": "e", "files": [entry(tmp_path / "etc" / "b")]})
+    assert os.listdir(tmp_path / "etc") == ["b"]
+
+
+@pytest.mark.process
+def test_facts_are_given_once_values_before_readiness(node, tmp_path):
+    (tmp_path / "key").write_bytes(b"\x00k")
+    ways = [("ready", "probe", "true"), ("key", "file", str(tmp_path / "key")), ("said", "command", "echo hi"),
+            ("made", "hook", "")]  # fmt: skip
+    provides = [{"name": n, "how": h, "what": w, "early": False} for n, h, w in ways]
+    hook(tmp_path / "etc" / "hooks.d", "10-made", '#!/bin/sh\nprintf m > "$PHX_PROVIDE/made"\n')
+    node.attempt({**DOCUMENT, "provides": provides})
+    given = {r.fact: r.value for r in states(node.channel) if hasattr(r, "fact")}
+    assert given == {"key": b"\x00k", "said": b"hi\n", "made": b"m", "ready": None}
+    assert [r.fact for r in states(node.channel) if hasattr(r, "fact")][-1] == "ready"
+    (tmp_path / "key").unlink()
+    node.attempt({**DOCUMENT, "digest": "e", "provides": provides})
+    assert states(node.channel)[-1].stage == "healthy", "what was given is not read again"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("why", "way", "message"),
+    [
+        ("no hook wrote it", ("x", "hook", ""), r"no hook wrote the fact x into \$PHX_PROVIDE"),
+        (
+            "its command fails",
+            ("x", "command", "echo no >&2; exit 3"),
+            "the command of the fact x: exit 3",
+        ),
+        ("its file is gone", ("x", "file", "/nonexistent"), "FileNotFoundError"),
+        (
+            "too large",
+            ("x", "command", "head -c 1048577 /dev/zero"),
+            "the fact x has more than 1048576 bytes",
+        ),
+        (
+            "never ready",
+            ("x", "probe", "false"),
+            "x is not ready: 'false' did not succeed within 0.2 s",
+        ),
+    ],
+)
+def test_a_fact_that_cannot_be_given_fails_the_node(why, way, message, node):
+    node.limit = 0.2 if way[1] == "probe" else 5
+    node.attempt(
+        {
+            **DOCUMENT,
+            "provides": [dict(zip(("name", "how", "what"), way, strict=True), early=False)],
+        }
+    )
+    last = states(node.channel)[-1]
+    assert last.stage == "failed" and last.context == "d3", why
+    import re
+
+    assert re.match(message, last.message), last.message
+
+
+def test_what_was_in_force_is_taken_up_after_a_restart_of_the_guest(node, channel):
+    node.attempt({**DOCUMENT, "generation": 5, "digest": "d5"})
+    assert agent.Node(SEED, channel).document["digest"] == "d5"
+    newer = {**SEED, "context": {**DOCUMENT, "generation": 6, "digest": "d6"}}
+    assert agent.Node(newer, channel).document["digest"] == "d6"
+    assert agent.Node({**SEED, "node": "n-2"}, channel).document["digest"] == "d3", (
+        "another node's is not ours"
+    )
+
+
+@pytest.mark.process
+def test_leaving_is_said_even_when_its_hook_fails(node, tmp_path):
+    hook(tmp_path / "etc" / "leave.d", "10-drain", '#!/bin/sh\necho "$PHX_EVENT"; exit 4\n')
+    node.leave()
+    last = states(node.channel)[-1]
+    assert (last.stage, last.tail) == ("left", "leave\n") and "exit 4" in last.message
+
+
+@pytest.mark.process
+def test_whoever_waits_hears_what_a_probe_waits_for(node, monkeypatch):
+    monkeypatch.setattr(agent, "until", lambda true, limit: False)
+    node.attempt({**DOCUMENT, "healthy": [["command", "false"]]})
+    assert states(node.channel)[-1].message == "not healthy: command false did not hold within 5 s"

@@ -109,8 +109,8 @@ def test_after_a_broken_channel_it_asks_again_and_hears_nothing_twice(bench):
     port.out.sendall(line(seq=0) + line(seq=1)[:40])
     steps(bench, lambda: len(bench.heard) == 1)
     port.out.close()
-    steps(bench, lambda: bench._lines[0].socket is None)
-    steps(bench, lambda: bench._lines[0].socket is not None)
+    steps(bench, lambda: bench._lines["n-1"].socket is None)
+    steps(bench, lambda: bench._lines["n-1"].socket is not None)
     port.accept()
     port.out.sendall(line(seq=0) + line(seq=1, stage="healthy"))
     steps(bench, lambda: len(bench.heard) == 2)
@@ -134,7 +134,7 @@ def test_a_channel_that_comes_late_is_found(bench):
     bench.step(0.01)
     assert time.monotonic() - started < 0.2, "no patience is spent on what is not there"
     port = bench.open("n-2")
-    steps(bench, lambda: bench._lines[1].socket is not None)
+    steps(bench, lambda: bench._lines["n-2"].socket is not None)
     port.accept()
     port.out.sendall(line("n-2"))
     steps(bench, lambda: bench.heard)
@@ -145,9 +145,9 @@ def test_a_socket_file_that_nobody_serves_any_more_is_tried_again(bench):
     port = bench.open("n-1")
     port.close()
     bench.step(0)
-    assert bench._lines[0].socket is None
+    assert bench._lines["n-1"].socket is None
     port = bench.open("n-1")
-    steps(bench, lambda: bench._lines[0].socket is not None)
+    steps(bench, lambda: bench._lines["n-1"].socket is not None)
     port.accept()
 
 
@@ -182,7 +182,7 @@ def test_two_megabytes_without_an_end_of_line_are_dropped(bench):
         with contextlib.suppress(BlockingIOError):
             rest = rest[port.out.send(rest) :]
         bench.step(0)
-        most = max(most, len(bench._lines[0].heard))
+        most = max(most, len(bench._lines["n-1"].heard))
     [(node, why)] = bench.refused
     assert (
         node == "n-1"
@@ -190,9 +190,9 @@ def test_two_megabytes_without_an_end_of_line_are_dropped(bench):
         and why.endswith(" bytes without an end of line")
     )
     assert most <= LIMIT + (1 << 16), "no more is kept than one line may have and one read brings"
-    assert bench._lines[0].socket is None and not bench._lines[0].heard
+    assert bench._lines["n-1"].socket is None and not bench._lines["n-1"].heard
     # Its next connection starts afresh, and the other node never noticed.
-    steps(bench, lambda: bench._lines[0].socket is not None)
+    steps(bench, lambda: bench._lines["n-1"].socket is not None)
     port.out.close()
     port.accept()
     port.out.sendall(line())

@@ -60,8 +60,8 @@ def test_fewer_nodes_removals_first():
     fewer = drawn(CLUSTER.replace("count: 2", "count: 1"))
     actions = compare(fewer, launched(drawn()))
     assert actions[0] == Remove("worker-2", "demo.worker-2")
-    assert doings(actions)[1:] == [("Replace", "head-1"), ("Replace", "worker-1")], (
-        "its peers changed"
+    assert doings(actions)[1:] == [("Keep", "head-1"), ("Keep", "worker-1")], (
+        "that their peers changed, they are told while they run"
     )
 
 
@@ -81,16 +81,38 @@ def test_another_clusters_nodes_are_not_ours():
         ("the image", {"image": replace(IMAGE, id="9e" * 32)}, "its image or its machine changed"),
         ("kernel parameters", {"image": replace(IMAGE, cmdline="quiet")}, "its image or its machine changed"),
         ("the accelerator", {"host": replace(LAB, accelerator="kvm")}, "its image or its machine changed"),
-        ("who may enter", {"text": CLUSTER + 'authorized_keys: ["ssh-ed25519 AAAA me"]\n'},
-         "its context changed (peers, keys or files)"),
-        ("ssh_to", {"text": CLUSTER.replace("    ssh_to: [worker]\n", "")},
-         "its context changed (peers, keys or files)"),
+        ("the hooks' limit", {"text": CLUSTER + "hook_limit: 2m\n"},
+         "its identity changed (address, keys or token)"),
         ("the secret", {"secret": Secret(b"another")}, "its image or its machine changed"),
     ],
 )  # fmt: skip
 def test_what_would_be_another_machine_is_replaced_and_says_why(why, change, said):
     head = compare(drawn(**change), launched(drawn()))[0]
     assert isinstance(head, Replace) and head.why == said, why
+
+
+@pytest.mark.parametrize(
+    ("why", "text"),
+    [
+        ("who may enter", CLUSTER + 'authorized_keys: ["ssh-ed25519 AAAA me"]\n'),
+        ("ssh_to", CLUSTER.replace("    ssh_to: [worker]\n", "")),
+        ("data", CLUSTER + "data: {motd: hello}\n"),
+    ],
+)
+def test_what_running_nodes_can_be_told_replaces_none(why, text):
+    before, after = drawn(), drawn(text)
+    assert {type(a) for a in compare(after, launched(before))} == {Keep}, why
+    changed = [
+        n for n in ("head-1", "worker-1") if after.documents.base(n) != before.documents.base(n)
+    ]
+    assert changed, "but they have something to learn"
+
+
+def test_a_node_is_made_anew_when_it_is_asked_for():
+    plan = drawn()
+    actions = compare(plan, launched(plan), ["worker-2"])
+    assert doings(actions) == [("Keep", "head-1"), ("Keep", "worker-1"), ("Replace", "worker-2")]
+    assert actions[2].why == "as asked"
 
 
 def test_only_the_nodes_that_change_are_replaced():
@@ -111,8 +133,8 @@ def test_every_node_has_everything_of_its_own():
 def test_every_seed_holds_every_peer():
     plan = drawn()
     for node in plan.nodes:
-        told = json.loads(node.seed["philoxenia.json"])
-        assert [p["name"] for p in told["peers"]] == ["head-1", "worker-1", "worker-2"]
+        told = json.loads(plan.seed(node.name)["philoxenia.json"])
+        assert [p["name"] for p in told["context"]["peers"]] == ["head-1", "worker-1", "worker-2"]
         assert told["node"] == node.name
 
 
@@ -125,7 +147,7 @@ def test_a_plan_shows_no_secret():
         for secret in (i.token, i.host_key.private, i.user_key.private):
             assert secret.reveal().decode() not in shown
             assert repr(secret.reveal()) not in shown
-        assert str(node.seed["philoxenia.json"])[2:60] not in shown
+        assert str(plan.seed(node.name)["philoxenia.json"])[2:60] not in shown
     assert "PRIVATE KEY" not in shown and repr(SECRET.reveal()) not in shown
 
 
@@ -139,6 +161,8 @@ def test_nor_does_the_xml():
 
 def test_the_operator_enters_every_node():
     public = operator_key(SECRET, "demo").public
-    for node in drawn().nodes:
-        files = {f["path"]: f["text"] for f in json.loads(node.seed["philoxenia.json"])["files"]}
+    plan = drawn()
+    for node in plan.nodes:
+        told = json.loads(plan.seed(node.name)["philoxenia.json"])
+        files = {f["path"]: f["text"] for f in told["context"]["files"]}
         assert files["/root/.ssh/authorized_keys"].startswith(f"{public} operator\n")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from contextualize import cloudinit
 from contextualize import context as contexts
 from contextualize.context import Context, Member
 from contextualize.identity import derive, operator_key
+from contextualize.render import Documents
 from tests.invented import SECRET, masked
 
 
@@ -30,13 +32,32 @@ CONTEXT = Context(
 NODES = [m.name for m in CONTEXT.members]
 
 
+DOCUMENTS = Documents(CONTEXT)
+
+
+def document(node):
+    return DOCUMENTS.document(node)
+
+
+def seed(node):
+    return DOCUMENTS.seed(node, document(node))
+
+
+def member_of(node):
+    return next(m for m in CONTEXT.members if m.name == node)
+
+
+def seed_files(node):
+    return cloudinit.seed_files(CONTEXT.cluster, member_of(node), seed(node))
+
+
 def files(node):
-    return {f["path"]: f for f in contexts.document(CONTEXT, node)["files"]}
+    return {f["path"]: f for f in document(node)["files"]}
 
 
 @pytest.mark.parametrize("name", ["hosts", "known_hosts"])
 def test_golden_names_and_keys(name, golden):
-    golden(f"context/{name}", getattr(contexts, name)(CONTEXT))
+    golden(f"context/{name}", getattr(contexts, name)(CONTEXT.cluster, CONTEXT.members))
 
 
 @pytest.mark.parametrize("role", ["head", "worker", "store"])
@@ -45,7 +66,7 @@ def test_golden_who_may_enter(role, golden):
 
 
 def test_golden_document(golden):
-    text = json.dumps(contexts.document(CONTEXT, "head-1"), indent=1) + "\n"
+    text = json.dumps(seed("head-1"), indent=1) + "\n"
     golden("context/document.json", masked(text))
 
 
@@ -111,7 +132,7 @@ def secrets_of(m):
 
 @pytest.mark.parametrize("node", NODES)
 def test_no_other_nodes_secret_is_in_a_seed(node):
-    seed = b"".join(contexts.seed_files(CONTEXT, node).values()).decode()
+    seed = b"".join(seed_files(node).values()).decode()
     mine = next(m for m in CONTEXT.members if m.name == node)
     assert secrets_of(mine)[0] in seed and secrets_of(mine)[1] in seed
     for other in CONTEXT.members:
@@ -123,7 +144,7 @@ def test_no_other_nodes_secret_is_in_a_seed(node):
 
 
 def test_the_document_says_who_and_where():
-    told = contexts.document(CONTEXT, "worker-2")
+    told = seed("worker-2")
     assert (told["cluster"], told["node"], told["role"], told["hook_limit"]) == (
         "demo",
         "worker-2",
@@ -131,13 +152,11 @@ def test_the_document_says_who_and_where():
         120,
     )
     assert told["nics"] == [{"mac": CONTEXT.members[2].identity.mac, "address": "10.7.0.3/24"}]
-    assert [p["name"] for p in told["peers"]] == NODES
-    with pytest.raises(StopIteration):
-        contexts.document(CONTEXT, "nobody")
+    assert [p["name"] for p in told["context"]["peers"]] == NODES
 
 
 def test_cloud_init_says_the_same(golden):
-    told = contexts.cloud_init(CONTEXT, "head-1")
+    told = cloudinit.cloud_init("demo", member_of("head-1"), document("head-1"))
     golden(
         "context/cloud-init.txt",
         masked("".join(f"== {name}\n{told[name]}" for name in sorted(told))),
@@ -152,7 +171,7 @@ def test_cloud_init_says_the_same(golden):
 
 
 def test_a_seed_is_the_same_each_time():
-    assert contexts.seed_files(CONTEXT, "head-1") == contexts.seed_files(CONTEXT, "head-1")
-    assert set(contexts.seed_files(CONTEXT, "head-1")) == {
+    assert seed_files("head-1") == seed_files("head-1")
+    assert set(seed_files("head-1")) == {
         "philoxenia.json", "meta-data", "network-config", "user-data",
     }  # fmt: skip

@@ -115,7 +115,7 @@ def test_each_node_gets_its_own(bench):
     for n in PLAN.nodes:
         given = n.machine.guarantee
         assert ("make_disk", n.name, FOLDER / "disk.raw", given.disk) in bench.done
-        assert ("put_seed", n.name, b"iso of " + n.seed["meta-data"]) in bench.done
+        assert ("put_seed", n.name, b"iso of " + PLAN.seed(n.name)["meta-data"]) in bench.done
         shape = Shape(given.network_guarantee, given.network_limit)
         assert bench.shapes[n.machine.tap] == shape
         assert bench.domains[n.domain][0] == domain.xml(n.machine, n.context)

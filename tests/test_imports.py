@@ -18,7 +18,7 @@ SOURCES = sorted(str(p.relative_to(ROOT)) for floor in FLOORS for p in (ROOT / f
 DOORS = {
     "subprocess": {"builder/run.py", "contextualize/agent.py"},  # the agent runs alone in the guest
     "libvirt": {"cluster/hosts/hypervisor.py"},
-    "pyroute2": {"cluster/hosts/shaping.py"},
+    "pyroute2": {"cluster/hosts/shaping.py", "cluster/hosts/netns.py"},
     "sqlalchemy": {"cluster/ledger.py"},
     "guestfs": {"builder/images/guest.py"},
     "fabric": {"cluster/hosts/remote.py"},
@@ -47,8 +47,10 @@ PURE = {
     *(f"builder/{m}.py" for m in ("errors", "units", "document", "steps", "plan", "eviction")),
     *(f"builder/images/{m}.py" for m in ("manifest", "initrd")),
     *(f"builder/images/ext4/{m}.py" for m in ("geometry", "inode", "groups", "layout", "attributes")),
-    *(f"builder/language/{m}.py" for m in ("kinds", "sections", "chain", "scope", "accounts", "recipe")),
-    *(f"contextualize/{m}.py" for m in ("identity", "context", "message")),
+    *(f"builder/language/{m}.py" for m in ("kinds", "sections", "context", "chain", "scope", "accounts")),
+    *(f"builder/language/{m}.py" for m in ("deployment", "recipe")),
+    *(f"contextualize/{m}.py" for m in ("identity", "context", "message", "exchange", "render")),
+    *(f"contextualize/{m}.py" for m in ("coordinator", "cloudinit", "certificate")),
     *(f"cluster/{m}.py" for m in ("spec", "place", "guarantee", "network", "domain", "plan")),
 }  # fmt: skip
 EFFECTS = {

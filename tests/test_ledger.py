@@ -71,11 +71,17 @@ def test_a_known_cluster_keeps_its_secret_network_and_time(ledger):
     assert ledger.cluster("demo") == kept
 
 
-def test_opened_again_nodes_keep_what_they_said_and_those_not_named_go(ledger):
+def test_opened_again_nodes_keep_what_they_said_and_those_not_named_stay_until_they_are_gone(
+    ledger,
+):
     said = node("worker-1", stage="healthy", boot="b1", uptime=3.5)
     ledger.open_cluster(ROW, [node("worker-1"), node("worker-2")])
     ledger.tell(said)
     ledger.open_cluster(ROW, [node("worker-1"), node("worker-3")])
+    assert ledger.nodes("demo") == [said, node("worker-2"), node("worker-3")], (
+        "whoever is to leave holds its address until it is gone"
+    )
+    ledger.drop_nodes("demo", ["worker-2", "nobody"])
     assert ledger.nodes("demo") == [said, node("worker-3")]
 
 
@@ -121,5 +127,47 @@ def test_a_ledger_of_another_version_is_refused_not_guessed_at(tmp_path):
     Ledger(tmp_path).close()
     with sqlite3.connect(tmp_path / "ledger.sqlite") as sql:
         sql.execute("UPDATE schema SET version = 99")
-    with pytest.raises(InputError, match="is of version 99, this phx reads 1"):
+    with pytest.raises(InputError, match="is of version 99, this phx reads 2"):
         Ledger(tmp_path)
+
+
+def test_a_ledger_of_version_1_is_brought_up_with_all_that_it_holds(tmp_path):
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as sql:
+        sql.executescript("""
+            CREATE TABLE host (name VARCHAR NOT NULL, told VARCHAR NOT NULL, PRIMARY KEY (name));
+            CREATE TABLE cluster (name VARCHAR NOT NULL, host VARCHAR NOT NULL, network VARCHAR NOT NULL,
+                spec VARCHAR NOT NULL, secret BLOB NOT NULL, created VARCHAR NOT NULL, PRIMARY KEY (name));
+            CREATE TABLE node (cluster VARCHAR NOT NULL, name VARCHAR NOT NULL, role VARCHAR NOT NULL,
+                address VARCHAR NOT NULL, stage VARCHAR NOT NULL, boot VARCHAR NOT NULL, uptime FLOAT NOT NULL,
+                message VARCHAR NOT NULL, PRIMARY KEY (cluster, name));
+            CREATE TABLE schema (version INTEGER NOT NULL, PRIMARY KEY (version));
+            INSERT INTO schema VALUES (1);
+            INSERT INTO cluster VALUES ('demo', 'lab', '10.7.0.0/24', 'cluster: demo', x'00ff', 'then');
+            INSERT INTO node VALUES ('demo', 'w-1', 'w', '10.7.0.1', 'healthy', 'b', 1.5, '');
+        """)
+    for _ in range(2):
+        ledger = Ledger(tmp_path)
+        assert ledger.cluster("demo") == ClusterRow(
+            "demo", "lab", "10.7.0.0/24", "cluster: demo", Secret(b"\x00\xff"), "then", 0, ""
+        )
+        assert ledger.nodes("demo") == [
+            NodeRow("demo", "w-1", "w", "10.7.0.1", "healthy", "b", 1.5)
+        ]
+        ledger.note("demo", "w-1", "seen")
+        ledger.close()
+
+
+def test_events_in_their_order_and_only_what_is_new(ledger):
+    ledger.open_cluster(ROW, [])
+    for node_, what in (("", "generation 1"), ("w-1", "booted"), ("w-1", "healthy")):
+        ledger.note("demo", node_, what)
+    ledger.note("other", "", "not ours")
+    events = ledger.events("demo")
+    assert [(e.node, e.what) for e in events] == [
+        ("", "generation 1"),
+        ("w-1", "booted"),
+        ("w-1", "healthy"),
+    ]
+    assert [e.what for e in ledger.events("demo", events[1].number)] == ["healthy"]
+    ledger.drop_cluster("demo")
+    assert ledger.events("demo") == [] and len(ledger.events("other")) == 1

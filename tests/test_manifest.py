@@ -14,6 +14,8 @@ from builder.images.manifest import Manifest, PackageFact
 from tests.invented import IMAGE
 
 texts = st.text(max_size=12)
+NEWER = ("capabilities", "max_age", "context")
+"""What manifests of earlier versions do not have."""
 manifests = st.builds(
     Manifest, id=texts, name=texts, version=texts, summary=texts,
     size=st.integers(0, 1 << 50), stored=st.integers(0, 1 << 50),
@@ -34,11 +36,7 @@ def test_golden(golden):
     golden("manifest.json", IMAGE.to_json())
 
 
-LATER = ("capabilities", "max_age")
-"""Keys that older manifests have not."""
-
-
-@pytest.mark.parametrize("name", [f.name for f in fields(Manifest) if f.name not in LATER])
+@pytest.mark.parametrize("name", [f.name for f in fields(Manifest) if f.name not in NEWER])
 def test_without_any_one_key_it_is_no_manifest(name):
     told = json.loads(IMAGE.to_json())
     del told[name]
@@ -48,7 +46,7 @@ def test_without_any_one_key_it_is_no_manifest(name):
 
 def test_what_was_written_before_there_were_all_keys_is_read():
     told = json.loads(IMAGE.to_json())
-    for name in LATER:
+    for name in NEWER:
         del told[name]
     assert manifest.from_json(json.dumps(told)) == replace(IMAGE, capabilities=(), max_age=0)
 
@@ -88,7 +86,9 @@ def with_packages(packages):
         with_packages([{"name": "a", "version": "1", "architecture": "all", "source": None}]),
         changed(capabilities=[1]), changed(max_age=None),
         changed(id=7), changed(name=None), changed(size="1"), changed(stored=True), changed(layers=7),
-        changed(layers=[1]), changed(digests=["abc"]), changed(digests=[["disk.raw", 7]]), changed(parameters=[[1, 2]]),
+        changed(layers=[1]),
+        changed(context=[]), changed(context="x"), changed(digests=["abc"]),
+        changed(digests=[["disk.raw", 7]]), changed(parameters=[[1, 2]]),
     ],
 )  # fmt: skip
 def test_json_of_another_shape_is_refused_too(text):

@@ -56,7 +56,7 @@ def test_a_full_network_still_fits():
 def test_the_hosts_address_is_not_given_to_one_node_too_many():
     """cluster.spec refuses it before; here it must not pass in silence."""
     text = CLUSTER.replace("10.7.0.0/24", "10.7.0.0/29").replace("count: 2", "count: 5")
-    with pytest.raises(StopIteration):
+    with pytest.raises(InputError, match="has no address left for worker-5"):
         network.allot(spec(text), NET("10.7.0.0/29"))
 
 

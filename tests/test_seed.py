@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextualize import agent, context, seed
-from tests.test_context import CONTEXT
+from contextualize import agent, seed
+from tests.test_context import seed_files
 
 FILES = {
     "philoxenia.json": b'{"a": 1}\n',
@@ -51,7 +51,7 @@ def test_all_files_under_their_own_names():
 
 
 def test_a_nodes_real_seed():
-    files = context.seed_files(CONTEXT, "head-1")
+    files = seed_files("head-1")
     assert read(seed.iso(files)) == ("cidata", files, files)
 
 

@@ -37,7 +37,7 @@ def draft(site, path, text=None):
     if text is not None:
         path.write_text(text)
     parsed, document = spec.load(path)
-    return launch.draft(site, parsed, document, path.read_text(), None)
+    return launch.draft(site, parsed, document, None)
 
 
 def test_the_demos_plan(site, golden, capsys):
@@ -162,7 +162,7 @@ def test_a_known_cluster_keeps_its_network_secret_and_host(site, tmp_path):
     )
     path = tmp_path / "c.yaml"
     found = draft(site, path, CLUSTER.replace("network: 10.7.0.0/24\n", ""))
-    assert str(found.plan.network) == "10.9.0.0/24" and not found.new
+    assert str(found.plan.network) == "10.9.0.0/24" and found.before == 0
     assert found.row.secret == row.secret
     assert refused(InputError, site, path, CLUSTER) == (
         "error: FILE:2: network: the cluster runs on 10.9.0.0/24 and cannot move to 10.7.0.0/24\n"

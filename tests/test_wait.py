@@ -9,6 +9,7 @@ import contextlib
 import socket
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 
@@ -17,8 +18,9 @@ from cluster import domain, wait
 from cluster.hosts.hypervisor import FakeHypervisor
 from cluster.ledger import NodeRow
 from contextualize import broker as brokers
+from contextualize.coordinator import Coordinator
 from contextualize.message import ASK, encode
-from tests.invented import drawn
+from tests.invented import CLUSTER, drawn
 
 
 class Agent(threading.Thread):
@@ -26,7 +28,8 @@ class Agent(threading.Thread):
 
     def __init__(self, path):
         super().__init__(daemon=True)
-        self.lines, self.ended = [], threading.Event()
+        self.lines, self.heard = [], b""
+        self.ended, self.restart = threading.Event(), threading.Event()
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(str(path))
         self.listening.listen()
@@ -40,43 +43,67 @@ class Agent(threading.Thread):
                 continue
             with out, contextlib.suppress(OSError):  # the broker may leave at any moment
                 out.settimeout(2)
-                sent = 0 if out.recv(4096) == ASK else len(self.lines)
-                while not self.ended.wait(0.005):
+                first = out.recv(1 << 20)
+                sent = 0 if first.startswith(ASK) else len(self.lines)
+                self.heard += first
+                out.settimeout(0.005)
+                while not self.ended.is_set():
+                    if self.restart.is_set():
+                        self.restart.clear()
+                        break
                     for line in self.lines[sent:]:
                         out.sendall(line)
                         sent += 1
+                    with contextlib.suppress(TimeoutError):
+                        self.heard += out.recv(1 << 20)
         self.listening.close()
 
 
 class Bench:
     """The invented cluster's nodes, launched, each with an agent that is silent at first."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, text=CLUSTER):
         self.hypervisor, self.told = FakeHypervisor(), []
-        self.nodes = {n.name: n for n in drawn().nodes}
+        self.plan = drawn(text)
+        self.nodes = {n.name: n for n in self.plan.nodes}
+        self.console = "[  OK  ] Reached target"
+        self.mended = []
         self.watched, self.agents = [], {}
         for n in self.nodes.values():
             self.hypervisor.start(n.domain, domain.xml(n.machine, n.context))
             row = NodeRow("demo", n.name, n.machine.role, n.address)
             path = folder / f"{n.name}.sock"
-            self.watched.append(wait.Watched(row, n.domain, path, n.identity.token))
+            self.watched.append(wait.Watched(row, n.domain, path, n.identity.token, "base"))
             self.agents[n.name] = Agent(path)
             self.agents[n.name].start()
 
     def say(self, node, *stages, **more):
         """Let a node report these stages; `more` is said with the last of them."""
         agent = self.agents[node]
+        digest = self.plan.documents.document(node)["digest"]
         for stage in stages:
             seq = len(agent.lines)
-            body = {"node": node, "boot": "b", "seq": seq, "stage": stage, "uptime": 1.5 + seq}
+            body = {
+                "node": node,
+                "boot": "b",
+                "seq": seq,
+                "stage": stage,
+                "uptime": 1.5 + seq,
+                "context": digest,
+            }
             extra = more if stage == stages[-1] else {}
             agent.lines.append(encode({**body, **extra}, self.nodes[node].identity.token))
 
-    def wait(self, timeout=5.0, tell=None):
-        return wait.until_ready(
-            self.watched, self.hypervisor, timeout, tell or self.told.append,
-            lambda node: f"{node} said\n[  OK  ] Reached target",
-        )  # fmt: skip
+    def wait(self, timeout=5.0, tell=None, again=(), mend=None, **limits):
+        names = {w.row.name for w in self.watched}
+        coordinator = Coordinator(self.plan.documents, self.plan.exchange(self.least), names, again)
+        return wait.Wait(
+            self.watched, coordinator, self.hypervisor, wait.Limits(timeout, **limits),
+            tell or self.told.append, lambda node: f"{node} said\n{self.console}",
+            mend or self.mended.append,
+        ).until_ready()  # fmt: skip
+
+    least: ClassVar = {"head": 1, "worker": 2}
 
 
 @pytest.fixture
@@ -114,8 +141,9 @@ def test_a_node_that_speaks_late_is_waited_for(bench):
     late.join()
 
 
-def test_nothing_to_wait_for():
-    assert wait.until_ready([], FakeHypervisor(), 1.0, lambda _: None, lambda _: "") == {}
+def test_nothing_to_wait_for(bench):
+    bench.watched.clear()
+    assert bench.wait() == {}
 
 
 def test_a_failed_report_ends_it_at_once_with_its_tail(bench):
@@ -129,8 +157,7 @@ def test_a_failed_report_ends_it_at_once_with_its_tail(bench):
     assert time.monotonic() - started < 3 and not isinstance(caught.value, TimedOut)
     assert explain(caught.value) == (
         "error: worker-2 failed: hook x: exit 7\n    | mount: no\n    | way\n"
-        "  hint: phx ssh worker-2 to look around; phx ssh worker-2 -- systemctl restart philoxenia-agent "
-        "runs its hooks again, and phx up then goes on"
+        "  hint: phx ssh worker-2 to look around; phx up runs its hooks again"
     )
     said = [r.message for r in bench.told if r.stage == "failed"]
     assert said == ["hook x: exit 7\nmount: no\nway"]
@@ -147,6 +174,8 @@ def test_a_machine_that_stops_ends_it_at_once_with_its_console(how, bench):
     bench.say("worker-1", "booted")
 
     def stop(_row):
+        if "demo.worker-1" not in bench.hypervisor.domains:
+            return
         if how == "gone":
             del bench.hypervisor.domains["demo.worker-1"]
         else:
@@ -158,7 +187,7 @@ def test_a_machine_that_stops_ends_it_at_once_with_its_console(how, bench):
         bench.wait(timeout=30, tell=stop)
     assert time.monotonic() - started < 3
     assert str(caught.value) == (
-        f"worker-1 stopped (its machine is {how}) after stage booted\n"
+        f"worker-1 failed: its machine is {how} after stage booted\n"
         "    | worker-1 said\n    | [  OK  ] Reached target"
     )
 
@@ -197,3 +226,125 @@ def test_a_channel_that_never_comes_does_not_outlast_the_deadline(bench, tmp_pat
     with pytest.raises(TimedOut, match="3 of 3 nodes are not ready"):
         bench.wait(timeout=0.2)
     assert 0.2 <= time.monotonic() - started < 1.5
+
+
+# a role with something to spare
+
+
+def test_a_node_that_fails_gets_one_more_machine(bench):
+    for name in ("head-1", "worker-1"):
+        bench.say(name, *ALL)
+    bench.say("worker-2", "booted", "failed", message="hook x: exit 7")
+
+    def mend(node):
+        bench.mended.append(node)
+        bench.agents[node].lines.clear()
+        for stage in ALL:
+            seq = len(bench.agents[node].lines)
+            body = {"node": node, "boot": "b2", "seq": seq, "stage": stage, "uptime": 1.5,
+                    "context": bench.plan.documents.document(node)["digest"]}  # fmt: skip
+            bench.agents[node].lines.append(encode(body, bench.nodes[node].identity.token))
+        bench.agents[node].restart.set()
+
+    rows = bench.wait(mend=mend, spare={"worker": 1})
+    assert bench.mended == ["worker-2"] and {r.stage for r in rows.values()} == {"healthy"}
+
+
+def test_what_fails_twice_is_given_up_and_the_rest_is_ready(bench):
+    for name in ("head-1", "worker-1"):
+        bench.say(name, *ALL)
+    bench.say("worker-2", "booted", "failed", message="hook x: exit 7")
+    rows = bench.wait(spare={"worker": 1}, tries=1)
+    assert {n: r.stage for n, r in rows.items()} == {
+        "head-1": "healthy", "worker-1": "healthy", "worker-2": "failed",
+    }  # fmt: skip
+    assert bench.mended == []
+
+
+def test_the_same_failure_on_every_node_of_a_role_ends_it_at_once(bench):
+    bench.say("head-1", *ALL)
+    for name in ("worker-1", "worker-2"):
+        bench.say(name, "booted", "failed", message=f"hook x of {name}: exit 7")
+    with pytest.raises(
+        WorkFailed, match="every node of worker failed in the same way: hook x of it: exit 7"
+    ):
+        bench.wait(spare={"worker": 2}, tries=1)
+
+
+def test_more_failures_than_can_be_spared(bench):
+    bench.say("head-1", *ALL)
+    bench.say("worker-1", "failed", message="one way")
+    bench.say("worker-2", "failed", message="another")
+    with pytest.raises(WorkFailed, match=r"failed: (one way|another)"):
+        bench.wait(spare={"worker": 1}, tries=1)
+
+
+def test_at_the_deadline_enough_are_enough(bench):
+    for name in ("head-1", "worker-2"):
+        bench.say(name, *ALL)
+    rows = bench.wait(timeout=0.3, spare={"worker": 1})
+    assert (
+        rows["worker-1"].stage == "defined" and rows["worker-1"].message == "not ready within 0.3 s"
+    )
+
+
+def test_a_stage_has_a_deadline_of_its_own(bench):
+    bench.say("head-1", *ALL)
+    bench.say("worker-1", *ALL)
+    bench.say("worker-2", "booted")
+    with pytest.raises(WorkFailed, match=r"worker-2 failed: not contextualized within 0\.1 s"):
+        bench.wait(timeout=30, stages={"contextualized": 0.1})
+
+
+def test_an_old_failure_is_tried_again_not_told_again(bench):
+    for name in ("head-1", "worker-1"):
+        bench.say(name, *ALL)
+    bench.say("worker-2", "booted", "failed", message="long ago")
+    with pytest.raises(TimedOut, match="worker-2 hung after stage booted"):
+        bench.wait(timeout=0.3, again=["worker-2"])
+    assert b"again" in bench.agents["worker-2"].heard
+
+
+# late facts
+
+
+LATE = CLUSTER.replace(
+    "    ssh_to: [worker]\n",
+    "    ssh_to: [worker]\n    context: {provides: [{name: key, file: /k}]}\n",
+)
+LATE = LATE.rstrip() + "\n    context: {requires: [{fact: key}]}\n"
+
+
+@pytest.fixture
+def late(tmp_path, monkeypatch):
+    monkeypatch.setattr(brokers, "RETRY", 0.01)
+    found = Bench(tmp_path, LATE)
+    yield found
+    for agent in found.agents.values():
+        agent.ended.set()
+    for agent in found.agents.values():
+        agent.join(2)
+
+
+def test_who_waits_for_a_fact_that_never_comes_says_for_what_and_from_whom(late):
+    late.say("head-1", *ALL)
+    for name in ("worker-1", "worker-2"):
+        late.say(name, "booted")
+    with pytest.raises(TimedOut) as caught:
+        late.wait(timeout=0.3)
+    assert "worker-1 hung after stage booted; it waits for key of head (0 of 1); the end of" in str(
+        caught.value
+    )
+
+
+def test_a_fact_travels_to_those_who_require_it_and_to_nobody_else(late):
+    late.say("head-1", *ALL)
+    body = {"node": "head-1", "boot": "b", "seq": 9, "uptime": 4.0, "fact": "key", "value": "AP8="}
+    late.agents["head-1"].lines.append(encode(body, late.nodes["head-1"].identity.token))
+    for name in ("worker-1", "worker-2"):
+        late.say(name, "booted")
+    with pytest.raises(TimedOut):
+        late.wait(timeout=0.5)
+    for name in ("worker-1", "worker-2"):
+        assert b"AP8=" in late.agents[name].heard
+    assert b"AP8=" not in late.agents["head-1"].heard

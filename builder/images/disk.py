@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -87,7 +88,7 @@ def make(
         packages=manifest.parse_packages(packages), plan=plan.id, epoch=epoch,
         recipe_digest=plan.recipe_digest, parameters=plan.parameters, layers=layers,
         built=now.isoformat(timespec="seconds"), capabilities=plan.capabilities,
-        max_age=plan.max_age or 0,
+        max_age=plan.max_age or 0, context=json.loads(plan.context or "{}"),
     )  # fmt: skip
     (into / "manifest.json").write_text(made.to_json())
     return made

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from itertools import chain
 from typing import Any
 
@@ -51,6 +51,8 @@ class Manifest:
     built: str
     capabilities: tuple[str, ...] = ()
     max_age: int = 0
+    context: dict[str, Any] = field(default_factory=dict)
+    """How its nodes join a cluster: what the recipe's `context` says, with its templates' texts."""
 
     @property
     def short(self) -> str:
@@ -77,6 +79,8 @@ def from_json(text: str) -> Manifest:
         data["layers"] = tuple(data["layers"])
         data["capabilities"] = tuple(data.get("capabilities", ()))
         found = Manifest(**data)
+        if not isinstance(found.context, dict):
+            raise ValueError("its context is no mapping")
         texts = [getattr(found, f.name) for f in fields(Manifest) if f.type == "str"]
         texts += [
             *found.layers,

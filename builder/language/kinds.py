@@ -38,6 +38,16 @@ def _parameter(text: str) -> str:
     return text
 
 
+def _fact(text: str) -> str:
+    # A name in templates, in the environment of hooks, and of a file.
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", text):
+        raise ValueError(
+            f"'{text}' is not a fact's name; "
+            "write at most 40 small letters, digits and underscores, a letter first"
+        )
+    return text
+
+
 def _package(text: str) -> str:
     return text if "{{" in text else plain_package(text)
 
@@ -141,6 +151,7 @@ def _text(pattern: str) -> WithJsonSchema:
 
 
 Name = Annotated[str, AfterValidator(name_of), _text("[a-z][a-z0-9-]{0,39}")]
+FactName = Annotated[str, AfterValidator(_fact), _text("[a-z][a-z0-9_]{0,39}")]
 ParameterName = Annotated[str, AfterValidator(_parameter), _text("[a-z][a-z0-9_]{0,39}")]
 Package = Annotated[str, AfterValidator(_package)]
 PlainPackage = Annotated[

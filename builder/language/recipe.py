@@ -15,11 +15,13 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from builder.document import Document, Place, by_line
 from builder.errors import InputError, Problem, close
 from builder.language.accounts import Account, Numbers
 from builder.language.chain import Link, Load, Source, chain, decide, names_in, reason
+from builder.language.deployment import merged, told
 from builder.language.kinds import Value, plain_package, plain_sha256, plain_url
 from builder.language.scope import Scope
 from builder.language.sections import CapabilityWhen, File, Kernel, PackageWhen, UnitWhen, User
@@ -100,7 +102,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Flat:
-    """A recipe with all its parents, root first. `digest` covers every byte that was read for it."""
+    """A recipe with all its parents, root first. `digest` covers every byte that was read for it.
+
+    context  how its nodes join a cluster, as JSON; "" when it says nothing of that
+    """
 
     name: str
     version: str
@@ -112,6 +117,7 @@ class Flat:
     parameters: tuple[tuple[str, Value], ...]
     digest: str
     max_age: int | None = None
+    context: str = ""
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -142,6 +148,7 @@ def load(
     digest = hashlib.sha256()
     numbers = Numbers()
     parts = []
+    deployments: list[dict[str, Any]] = []
 
     def keep(name: str, data: bytes) -> None:
         digest.update(f"{name}\0{len(data)}\0".encode() + data)
@@ -162,6 +169,10 @@ def load(
             return data
 
         parts.append(_part(link, values, fetch, numbers, problems))
+        deployments += [
+            told(Scope(s.document, values, problems), s.sections.context, fetch)
+            for s in link.sources
+        ]
     suite, kernel, size = _base(links, problems)
     if problems or suite is None or kernel is None or size is None:
         raise InputError(by_line(problems))
@@ -171,6 +182,7 @@ def load(
         leaf.name, leaf.version, leaf.summary, suite, kernel, size, tuple(parts),
         tuple(sorted(decided.values.items())), digest.hexdigest(),
         next((x.recipe.max_age for x in reversed(links) if x.recipe.max_age), None),
+        merged(deployments),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from builder.document import Written
 from builder.errors import shown
+from builder.language.context import Deployment
 from builder.language.kinds import (
     Comment,
     Inside,
@@ -254,6 +255,9 @@ class Sections(Written):
     run: Many[Run] = Field((), description="scripts, in order")
     capabilities: Many[CapabilityItem] = Field(
         (), description="words for what the image can do, in its manifest, besides its parents'"
+    )
+    context: Deployment = Field(
+        default_factory=Deployment, description="how its nodes join a cluster: late facts"
     )
 
 

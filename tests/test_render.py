@@ -1,0 +1,194 @@
+"""Documents: what a node is told, nothing that it may not know, and the same as long as nothing concerns it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+
+import pytest
+
+from contextualize import render
+from contextualize.context import Context, Member
+from contextualize.exchange import Declared, Fact, File, Provide, Require
+from contextualize.identity import derive
+from contextualize.render import Documents, TemplateError
+from tests.invented import SECRET
+
+
+def member(node, n):
+    return Member(derive(SECRET, "c", node), node.rpartition("-")[0], f"10.7.0.{n}", 24, 2, 512)
+
+
+def context(workers=2, files=(), sees=None, requires=(), **more):
+    members = [member("head-1", 1), *(member(f"worker-{n}", n + 1) for n in range(1, workers + 1))]
+    declared = {
+        "head": Declared(),
+        "worker": Declared(requires=tuple(requires), files=tuple(files), sees=sees),
+    }
+    return Context(
+        "c",
+        tuple(members),
+        (("head", ("worker",)),),
+        ("ssh-ed25519 AAAA op",),
+        declared=declared,
+        **more,
+    )
+
+
+def rendered(text, facts=None, requires=(), **more):
+    documents = Documents(context(files=[File("/f", "0644", text=text)], requires=requires, **more))
+    file = documents.document("worker-1", facts or {})["files"][-1]
+    assert file["path"] == "/f"
+    return file["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "out"),
+    [
+        ("{{ this.name }} {{ this }} {{ this.short }} {{ this.full }} {{ this.role }} {{ this.address }}",
+         "worker-1 worker-1 worker-1 worker-1.c worker 10.7.0.2"),
+        ("{{ this.cpus }} {{ this.memory }} {{ cluster }}", "2 512 c"),
+        ("{% for w in roles.worker %}{{ w.name }}={{ w.address }} {% endfor %}",
+         "worker-1=10.7.0.2 worker-2=10.7.0.3 "),
+        ("{{ nodes | map(attribute='name') | join(',') }}", "head-1,worker-1,worker-2"),
+        ("{{ data.motd }} {{ parameters.port }}", "hello 80"),
+        ("line\n", "line\n"),
+    ],
+)  # fmt: skip
+def test_what_a_template_sees(text, out):
+    assert rendered(text, data={"motd": "hello"}, parameters={"worker": {"port": 80}}) == out
+
+
+def fact(node, value, name="key", secret=False):
+    return {node: Fact(node, name, value, secret)}
+
+
+def test_facts_of_one_and_of_many():
+    needs = (Require("key"), Require("id", of="all"))
+    facts = {"key": fact("head-1", b"k"), "id": fact("worker-1", b"1") | fact("worker-2", b"2")}
+    assert rendered("{{ facts.key }} {{ facts.id['worker-2'] }}", facts, needs) == "k 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{{ nobody }}", "/f: 'nobody' is undefined"),
+        ("{{ this.nothing }}", "/f: .*has no attribute 'nothing'"),
+        ("{{ facts.other }}", "/f: 'dict object' has no attribute 'other'"),
+        ("{{ this.cpus / 0 }}", "/f: cannot be rendered: division by zero"),
+        ("{{ this.__class__.__mro__ }}", "/f: .*unsafe"),
+        ("{{ ''.__class__ }}", "/f: .*unsafe"),
+        ("{{ roles.update(x=1) }}", "/f: .*unsafe"),
+    ],
+)
+def test_what_cannot_be_rendered_says_where(text, message):
+    with pytest.raises(TemplateError, match=message):
+        rendered(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{% for %}", "line 1: "),
+        ("{{ rolse.worker }}", "'rolse' is not known to templates"),
+        ("{{ facts.other }}", "the fact other is used and not required"),
+        ("{{ facts['other'] }}", "the fact other is used and not required"),
+        ("{{ facts.key }} {% for x in range(3) %}{{ x }}{% endfor %}", None),
+    ],
+)
+def test_templates_that_no_cluster_could_render(text, what):
+    found = render.flaws(
+        Declared(files=(File("/f", "0644", text=text),), requires=(Require("key"),))
+    )
+    assert [(path, said[: len(what or "")]) for path, said in found] == (
+        [("/f", what)] if what else []
+    )
+
+
+def test_a_file_of_a_facts_bytes():
+    needs = (Require("key"),)
+    documents = Documents(
+        context(files=[File("/k", "0400", "munge:munge", fact="key")], requires=needs)
+    )
+    told = documents.document("worker-1", {"key": fact("head-1", b"\x00\xff", secret=True)})
+    assert told["files"][-1] == {
+        "path": "/k",
+        "mode": "0400",
+        "owner": "munge:munge",
+        "data": "AP8=",
+    }
+    assert told["facts"]["key"] == {
+        "one": True,
+        "secret": True,
+        "values": {"head-1": {"data": "AP8="}},
+    }
+    with pytest.raises(TemplateError, match="/k: the fact key is not there"):
+        documents.document("worker-1", {})
+
+
+def test_until_it_is_complete_it_holds_identity_only():
+    documents = Documents(
+        context(files=[File("/f", "0644", text="{{ facts.key }}")], requires=(Require("key"),))
+    )
+    told = documents.document("worker-1", missing=["key"])
+    assert not told["complete"] and told["missing"] == ["key"] and told["facts"] == {}
+    assert [f["path"] for f in told["files"] if f["path"] == "/f"] == []
+    assert "/etc/hosts" in [f["path"] for f in told["files"]]
+
+
+def test_the_digest_is_of_all_but_the_generation():
+    one, two = (Documents(context(generation=g)).document("head-1") for g in (1, 2))
+    assert one["digest"] == two["digest"] and (one["generation"], two["generation"]) == (1, 2)
+
+
+def test_who_sees_only_the_head_is_left_alone_by_other_workers():
+    def both(**more):
+        two, three = (Documents(context(workers=n, **more)) for n in (2, 3))
+        same = two.document("worker-1")["digest"] == three.document("worker-1")["digest"]
+        assert same == (two.base("worker-1") == three.base("worker-1"))
+        return same
+
+    assert both(sees=("head",)) and not both()
+    told = Documents(context(sees=("head",))).document("worker-1")
+    assert [p["name"] for p in told["peers"]] == ["worker-1", "head-1"], "and itself"
+    hosts = next(f["text"] for f in told["files"] if f["path"] == "/etc/hosts")
+    assert "head-1" in hosts and "worker-2" not in hosts
+
+
+def test_who_enters_it_is_known_though_it_does_not_see_them():
+    told = Documents(context(sees=())).document("worker-1")
+    keys = next(f["text"] for f in told["files"] if f["path"].endswith("authorized_keys"))
+    assert keys.count("\n") == 2 and "root@head-1" in keys
+
+
+@pytest.mark.parametrize(
+    ("why", "change"),
+    [
+        ("data", {"data": {"a": "b"}}),
+        ("parameters", {"parameters": {"worker": {"a": 1}}}),
+        ("templates", {"files": [File("/f", "0644", text="x")]}),
+    ],
+)
+def test_base_covers_what_documents_are_made_of(why, change):
+    assert Documents(context()).base("worker-1") != Documents(context(**change)).base("worker-1"), (
+        why
+    )
+
+
+def test_a_seed_holds_no_fact():
+    needs = (Require("key"),)
+    documents = Documents(context(requires=needs))
+    seed = documents.seed("worker-1", documents.document("worker-1", missing=["key"]))
+    assert base64.b64encode(b"\x00\xff").decode() not in json.dumps(seed)
+    assert seed["context"]["missing"] == ["key"]
+
+
+def test_provides_and_probes_go_to_the_agent_and_nothing_of_who_may_read():
+    declared = Declared(
+        provides=(Provide("k", "file", "/k", True, ("head",), True),), probes=(("tcp", "80"),)
+    )
+    changed = replace(context(), declared={"worker": declared})
+    told = Documents(changed).document("worker-1")
+    assert told["provides"] == [{"name": "k", "how": "file", "what": "/k", "early": True}]
+    assert told["healthy"] == [["tcp", "80"]]
