@@ -14,7 +14,7 @@ from builder.images.manifest import Manifest, PackageFact
 from tests.invented import IMAGE
 
 texts = st.text(max_size=12)
-NEWER = ("capabilities", "max_age", "context")
+NEWER = ("capabilities", "max_age", "context", "contextualization")
 """What manifests of earlier versions do not have."""
 manifests = st.builds(
     Manifest, id=texts, name=texts, version=texts, summary=texts,
@@ -24,6 +24,7 @@ manifests = st.builds(
     recipe_digest=texts, layers=st.lists(texts, max_size=3).map(tuple), epoch=st.integers(0, 2**40), built=texts,
     parameters=st.lists(st.tuples(texts, st.booleans() | st.integers() | texts), max_size=3).map(tuple),
     capabilities=st.lists(texts, max_size=3).map(tuple), max_age=st.integers(0, 2**40),
+    contextualization=st.sampled_from(("agent", "cloud-init", "none")),
 )  # fmt: skip
 
 
@@ -118,3 +119,19 @@ def test_packages_as_dpkg_tells_them_in_the_order_of_their_names():
 
 def test_short():
     assert replace(IMAGE, id="0123456789abcdef" * 4).short == "0123456789ab"
+
+
+@pytest.mark.parametrize(
+    ("agent", "packages", "is_"),
+    [(True, ["cloud-init"], "agent"), (False, ["cloud-init"], "cloud-init"),
+     (False, ["cloud-initramfs-growroot"], "none"), (False, [], "none")],
+)  # fmt: skip
+def test_who_contextualizes_is_read_from_what_is_there(agent, packages, is_):
+    found = [PackageFact(name, "1", "all", name) for name in packages]
+    assert manifest.contextualization(agent, found) == is_
+
+
+def test_a_word_that_contextualizes_nothing_is_refused():
+    told = json.loads(IMAGE.to_json()) | {"contextualization": "ignition"}
+    with pytest.raises(ValueError, match="contextualized by 'ignition'"):
+        manifest.from_json(json.dumps(told))

@@ -76,6 +76,7 @@ def show(
         f"root      {m.size >> 20} MiB, {m.stored >> 20} MiB stored\nbuilt     {m.built}\n"
         f"age       {_age(m, now)}{limit}{remedy}\n"
         f"can       {', '.join(m.capabilities) or '-'}\n"
+        f"context   applied by {_APPLIES[m.contextualization]}\n"
         f"plan      {m.plan}\nrecipe    {m.recipe_digest}\nlayers    {len(m.layers)}\n"
         + "".join(f"parameter {k} = {v}\n" for k, v in m.parameters)
         + f"packages  {len(m.packages)}:"
@@ -83,6 +84,13 @@ def show(
     terminal.table(
         ("PACKAGE", "VERSION", "SOURCE"), [(p.name, p.version, p.source) for p in m.packages]
     )
+
+
+_APPLIES = {
+    "agent": "our agent",
+    "cloud-init": "cloud-init, which brings our agent along",
+    "none": "nobody in it: written into the node's disk before it boots",
+}
 
 
 @image.command("export")

@@ -50,11 +50,12 @@ def make(
         listing = chamber.outside(
             'cd "$m"; ls lib/modules | head -1; cat lib/modules/*/modules.dep; echo ==; '
             "cat lib/modules/*/modules.builtin; echo ==; "
+            "ls usr/lib/philoxenia/agent.py 2>/dev/null || :; echo ==; "
             "dpkg-query --admindir=$m/var/lib/dpkg -W "
             "-f '${Package}\\t${Version}\\t${Architecture}\\t${source:Package}\\n'",
             timeout=TIMEOUT,
         ).text
-        dep_text, builtin, packages = listing.split("==\n")
+        dep_text, builtin, agent, packages = listing.split("==\n")
         version, _, dep = dep_text.partition("\n")
         order = initrd.load_order(plan.output.kernel.modules, dep, builtin)
         parts = chamber.work / "parts"
@@ -81,14 +82,16 @@ def make(
         (into / name).chmod(0o444)
     digests = {name: sha256_of(into / name) for name in FILES[1:]}
     digests["disk.raw"] = digest
+    installed = manifest.parse_packages(packages)
     made = Manifest(
         id=manifest.identity(digests), name=plan.name, version=plan.version, summary=plan.summary,
         size=plan.output.size, stored=(into / "disk.raw").stat().st_blocks * 512, kernel=version,
         cmdline=plan.output.kernel.cmdline, digests=tuple(sorted(digests.items())),
-        packages=manifest.parse_packages(packages), plan=plan.id, epoch=epoch,
+        packages=installed, plan=plan.id, epoch=epoch,
         recipe_digest=plan.recipe_digest, parameters=plan.parameters, layers=layers,
         built=now.isoformat(timespec="seconds"), capabilities=plan.capabilities,
         max_age=plan.max_age or 0, context=json.loads(plan.context or "{}"),
+        contextualization=manifest.contextualization(bool(agent), installed),
     )  # fmt: skip
     (into / "manifest.json").write_text(made.to_json())
     return made

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass, field, fields
 from itertools import chain
-from typing import Any
+from typing import Any, Literal, get_args
+
+Contextualization = Literal["agent", "cloud-init", "none"]
+"""Who applies the context in the guest: our agent, cloud-init (which brings our agent along), or nobody: then it is
+written into the node's own disk before it boots.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class Manifest:
     max_age: int = 0
     context: dict[str, Any] = field(default_factory=dict)
     """How its nodes join a cluster: what the recipe's `context` says, with its templates' texts."""
+    contextualization: Contextualization = "agent"
 
     @property
     def short(self) -> str:
@@ -81,6 +88,8 @@ def from_json(text: str) -> Manifest:
         found = Manifest(**data)
         if not isinstance(found.context, dict):
             raise ValueError("its context is no mapping")
+        if found.contextualization not in get_args(Contextualization):
+            raise ValueError(f"nothing is contextualized by {found.contextualization!r}")
         texts = [getattr(found, f.name) for f in fields(Manifest) if f.type == "str"]
         texts += [
             *found.layers,
@@ -103,6 +112,16 @@ def from_json(text: str) -> Manifest:
 def identity(digests: dict[str, str]) -> str:
     """The image's id from the digests of its files."""
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def contextualization(agent: bool, packages: Iterable[PackageFact]) -> Contextualization:
+    """From what is in the tree: an image cannot say of itself what it is not.
+
+    agent  whether our agent is there
+    """
+    if agent:
+        return "agent"
+    return "cloud-init" if any(p.name == "cloud-init" for p in packages) else "none"
 
 
 def parse_packages(text: str) -> tuple[PackageFact, ...]:
