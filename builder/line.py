@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import assemble, plan, steps
+from builder import acts, assemble, plan, steps
 from builder.batch import Result
 from builder.errors import InputError, PhiloxeniaError, Problem
 from builder.images import disk
@@ -48,9 +48,7 @@ class Line:
         """layers_max  bytes that layers may take after a build; None: no limit"""
         self.home, self.library, self.report, self.layers_max = home, library, report, layers_max
         self.catalog = Catalog(home / "images")
-        self.caches = assemble.Caches(
-            home / "packages", home / "apt", home / "logs", home / "files"
-        )
+        self.caches = acts.Caches(home / "packages", home / "apt", home / "logs", home / "files")
         self._apts: dict[str, Apt] = {}
 
     @property

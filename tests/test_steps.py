@@ -17,7 +17,7 @@ from typing import get_args
 
 import pytest
 
-from builder import assemble
+from builder import acts, assemble
 from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.language.accounts import Account
 from builder.language.recipe import Fetched, Placed, PlacedDirectory
@@ -105,12 +105,12 @@ EPOCH = 1_750_000_000
 
 def act(step: Step, folder: Path) -> Recorder:
     chamber = Recorder(folder)
-    caches = assemble.Caches(folder / "packages", folder / "apt", folder / "logs", folder / "files")
+    caches = acts.Caches(folder / "packages", folder / "apt", folder / "logs", folder / "files")
     caches.make()
     (caches.files / FETCHED).write_bytes(BYTES)
     for package in getattr(step, "locked", ()):
         (caches.packages / file_name(package)).write_bytes(deb(package.name, package.version))
-    assemble.execute(step, chamber, caches, folder / "log", EPOCH)
+    acts.execute(step, chamber, caches, folder / "log", EPOCH)
     return chamber
 
 
@@ -128,7 +128,7 @@ def test_acts_are_those_of_its_revision(kind, tmp_path, golden):
     golden(
         f"steps/{kind}-{step.rev}.json",
         text,
-        f"raise rev of {kind} (builder/plan.py) or, when no bytes change, pytest --update-golden",
+        f"raise rev of {kind} (builder/steps.py) or, when no bytes change, pytest --update-golden",
     )
 
 
@@ -148,7 +148,7 @@ def test_a_package_that_is_not_what_its_lock_says_is_not_installed(tmp_path):
     step = SAMPLES["install"]
     wrong = Install(step.packages, (step.locked[0], replace(step.locked[1], sha256="0" * 64)))
     chamber = Recorder(tmp_path)
-    caches = assemble.Caches(
+    caches = acts.Caches(
         tmp_path / "packages", tmp_path / "apt", tmp_path / "logs", tmp_path / "files"
     )
     caches.make()
@@ -157,7 +157,7 @@ def test_a_package_that_is_not_what_its_lock_says_is_not_installed(tmp_path):
     with pytest.raises(
         WorkFailed, match=r"nginx_1\.0_all\.deb is missing from the cache or is not what"
     ):
-        assemble.execute(wrong, chamber, caches, tmp_path / "log", EPOCH)
+        acts.execute(wrong, chamber, caches, tmp_path / "log", EPOCH)
     assert chamber.asked == []
 
 
@@ -179,9 +179,9 @@ def test_the_tar_holds_what_the_recipe_said(tmp_path):
 
 def test_the_order_of_files_and_directories_gives_the_same_tar():
     files, directories = SAMPLES["write"].files, SAMPLES["write"].directories
-    assert assemble.tar_of(files, 7, directories) == assemble.tar_of(files, 7, directories[::-1])
-    assert assemble.tar_of(files, 7) == assemble.tar_of(tuple(reversed(files)), 7)
-    assert assemble.tar_of(files, 7) != assemble.tar_of(files, 8)
+    assert acts.tar_of(files, 7, directories) == acts.tar_of(files, 7, directories[::-1])
+    assert acts.tar_of(files, 7) == acts.tar_of(tuple(reversed(files)), 7)
+    assert acts.tar_of(files, 7) != acts.tar_of(files, 8)
 
 
 def test_the_order_of_users_gives_the_same_acts(tmp_path):

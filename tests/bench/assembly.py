@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from builder import assemble, line, plan
+from builder import acts, line, plan
 from builder.layers import LayerStore
 from builder.steps import Bootstrap
 from builder.terminal import Terminal, home, library
@@ -43,7 +43,7 @@ def measure(terminal: Terminal) -> None:
     def peer() -> None:
         store = LayerStore(fresh / "peer")
         with store.begin(()) as chamber:
-            assemble.oracle(step, chamber, shop.caches, log)
+            acts.oracle(step, chamber, shop.caches, log)
             chamber.outside(f'tar -C "$m" -cf {fresh}/peer.tar .', timeout=600)
 
     homes = iter(range(100))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import assemble, line, plan
+from builder import acts, line, plan
 from builder.layers import LayerStore
 from builder.steps import Bootstrap
 from tests.vm.conftest import REPO, Phx
@@ -42,8 +42,8 @@ def test_equal_to_mmdebstraps_tree(image: Phx, tmp_path: Path, name: str) -> Non
     store = LayerStore(tmp_path / "layers")
     log = tmp_path / "log"
     with store.begin(()) as one, store.begin(()) as two:
-        assemble.execute(step, one, shop.caches, log, step.epoch)
-        assemble.oracle(step, two, shop.caches, log)
+        acts.execute(step, one, shop.caches, log, step.epoch)
+        acts.oracle(step, two, shop.caches, log)
         differ = differences(one.tree, two.tree)
         odd = {p: d for p, d in differ.items() if not any(re.fullmatch(e, p) for e in EXPECTED)}
         assert odd == {}
