@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.images import manifest
-from builder.images.manifest import Manifest, PackageFact
+from builder.images.manifest import Manifest, PackageFact, WheelFact
 from tests.invented import IMAGE
 
 texts = st.text(max_size=12)
-NEWER = ("capabilities", "max_age", "context", "contextualization")
+NEWER = ("capabilities", "max_age", "context", "contextualization", "wheels")
 """What manifests of earlier versions do not have."""
 manifests = st.builds(
     Manifest, id=texts, name=texts, version=texts, summary=texts,
@@ -24,6 +24,7 @@ manifests = st.builds(
     recipe_digest=texts, layers=st.lists(texts, max_size=3).map(tuple), epoch=st.integers(0, 2**40), built=texts,
     parameters=st.lists(st.tuples(texts, st.booleans() | st.integers() | texts), max_size=3).map(tuple),
     capabilities=st.lists(texts, max_size=3).map(tuple), max_age=st.integers(0, 2**40),
+    wheels=st.lists(st.builds(WheelFact, texts, texts, texts), max_size=3).map(tuple),
     contextualization=st.sampled_from(("agent", "cloud-init", "none")),
 )  # fmt: skip
 

@@ -29,6 +29,15 @@ class PackageFact:
 
 
 @dataclass(frozen=True, slots=True)
+class WheelFact:
+    """One Python package that pip installed, and the sha256 of its wheel. Debian's own are `packages`."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """id       sha256 over the digests of disk, kernel and initrd: the appliance's identity
     digests  sha256 of each file beside the manifest
@@ -60,6 +69,8 @@ class Manifest:
     context: dict[str, Any] = field(default_factory=dict)
     """How its nodes join a cluster: what the recipe's `context` says, with its templates' texts."""
     contextualization: Contextualization = "agent"
+    wheels: tuple[WheelFact, ...] = ()
+    """What pip installed: the recipe's `pip` and what that needs, in the order of names."""
 
     @property
     def short(self) -> str:
@@ -85,6 +96,7 @@ def from_json(text: str) -> Manifest:
         data["parameters"] = tuple((k, v) for k, v in data["parameters"])
         data["layers"] = tuple(data["layers"])
         data["capabilities"] = tuple(data.get("capabilities", ()))
+        data["wheels"] = tuple(WheelFact(**w) for w in data.get("wheels", ()))
         found = Manifest(**data)
         if not isinstance(found.context, dict):
             raise ValueError("its context is no mapping")
@@ -97,7 +109,7 @@ def from_json(text: str) -> Manifest:
             *chain(*found.digests),
             *(name for name, _ in found.parameters),
         ]
-        texts += chain(*(astuple(p) for p in found.packages))
+        texts += chain(*map(astuple, found.packages), *map(astuple, found.wheels))
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("something in it is no text")
         if not all(
