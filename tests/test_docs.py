@@ -84,6 +84,12 @@ def test_every_step_kind_is_told_of() -> None:
     assert [k for k in kinds if k not in DOCS] == []
 
 
+def test_every_shipped_recipe_is_told_of() -> None:
+    told = (REPO / "docs" / "appliances.md").read_text()
+    names = [p.parent.name for p in (REPO / "recipes").glob("*/recipe.yaml")]
+    assert [n for n in names if f"| `{n}` |" not in told] == []
+
+
 def test_links_between_the_documents_lead_somewhere() -> None:
     for page in (REPO / "README.md", *(REPO / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
