@@ -7,9 +7,10 @@ import re
 import shlex
 import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import assert_never
 
 from builder import downloads
@@ -17,6 +18,7 @@ from builder.language.recipe import Fetched, Placed, PlacedDirectory
 from builder.layers import Chamber
 from builder.packages.apt import archive
 from builder.plan import Report
+from builder.secrets import Secret
 from builder.steps import Accounts, Bootstrap, Install, Locked, Script, Seal, Step, Switch, Write
 
 STEP_TIMEOUT = 1800.0
@@ -62,8 +64,12 @@ def execute(
     log: Path,
     epoch: int,
     report: Report = lambda _: None,
+    secrets: Mapping[str, Secret] = MappingProxyType({}),
 ) -> None:
-    """Run one step in its chamber; `epoch` is its SOURCE_DATE_EPOCH. Raises CommandFailed or TimedOut."""
+    """Run one step in its chamber; `epoch` is its SOURCE_DATE_EPOCH. Raises CommandFailed or TimedOut.
+
+    secrets  all that the step's names; more do not hurt
+    """
     match step:
         case Bootstrap():
             _bootstrap(step, chamber, caches, log, report)
@@ -107,7 +113,14 @@ def execute(
             chamber.inside("\n".join(lines), timeout=STEP_TIMEOUT, log=log, epoch=epoch)
         case Script():
             script = step.script if step.user == "root" else _as_user(step)
-            chamber.inside(script, timeout=STEP_TIMEOUT, log=log, epoch=epoch)
+            if not step.secrets:
+                chamber.inside(script, timeout=STEP_TIMEOUT, log=log, epoch=epoch)
+                return
+            needed = {name: secrets[name] for name in step.secrets}
+            chamber.inside(
+                _with_secrets(script), stdin=_secret_files(needed, step.user, epoch),
+                mask=tuple(needed.values()), timeout=STEP_TIMEOUT, log=log, epoch=epoch,
+            )  # fmt: skip
         case Seal():
             chamber.inside(SEAL, timeout=STEP_TIMEOUT, log=log)
         case _:
@@ -285,6 +298,19 @@ def _accounts(step: Accounts) -> str:
         words += ["--system", "--no-create-home"] if u.system else ["--create-home"]
         lines.append(shlex.join([*words, u.name]))
     return "\n".join(lines)
+
+
+def _secret_files(secrets: Mapping[str, Secret], user: str, epoch: int) -> bytes:
+    files = [
+        Placed(f"/run/secrets/{name}", 0o400, user, secret.reveal())
+        for name, secret in secrets.items()
+    ]
+    return tar_of(files, epoch)
+
+
+def _with_secrets(script: str) -> str:
+    """They come by standard input into the chamber's /run, a tmpfs: no argument, variable or disk has them."""
+    return f"umask 022; tar -x -p -C /; exec </dev/null\nexec sh -euc {shlex.quote(script)}"
 
 
 def _as_user(step: Script) -> str:

@@ -6,23 +6,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from builder import downloads
 from builder.acts import Caches, execute
 from builder.errors import CommandFailed, TimedOut, WorkFailed
-from builder.layers import LayerInfo, LayerStore
+from builder.layers import Chamber, LayerInfo, LayerStore, holding
 from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Report
-from builder.steps import Bootstrap, Install, Write
+from builder.secrets import SURE, Secret, lines_of
+from builder.steps import Bootstrap, Install, Script, Write
 
 
 def assemble(
-    plan: BuildPlan, store: LayerStore, caches: Caches, apt: Apt, report: Report
+    plan: BuildPlan,
+    store: LayerStore,
+    caches: Caches,
+    apt: Apt,
+    report: Report,
+    secrets: Mapping[str, Secret] = MappingProxyType({}),
 ) -> tuple[str, ...]:
     """Make the plan's missing layers; all layer ids, oldest first.
 
-    apt  fetches the packages of missing layers that are not in the cache yet
+    apt      fetches the packages of missing layers that are not in the cache yet
+    secrets  those that steps of missing layers name
 
     Raises WorkFailed naming the step; the layers before it are kept and the next run goes on there.
     """
@@ -50,8 +59,10 @@ def assemble(
                     downloads.fetch(file.url, file.sha256, caches.files, file.where, report)
             with store.begin(ids[:n]) as chamber:
                 try:
-                    execute(step, chamber, caches, log, plan.output.epoch, report)
-                except (CommandFailed, TimedOut) as cause:
+                    execute(step, chamber, caches, log, plan.output.epoch, report, secrets)
+                    if isinstance(step, Script):
+                        _keeps(chamber, {name: secrets[name] for name in step.secrets})
+                except (CommandFailed, TimedOut, Leak) as cause:
                     raise _failed(
                         f"step {n + 1}/{len(ids)} failed: {step.title()}", cause, log
                     ) from cause
@@ -61,8 +72,25 @@ def assemble(
     return ids
 
 
-def _failed(what: str, cause: CommandFailed | TimedOut, log: Path) -> WorkFailed:
+class Leak(WorkFailed):
+    """A step left a secret of the build in its layer."""
+
+
+def _keeps(chamber: Chamber, secrets: Mapping[str, Secret]) -> None:
+    """Leak when the step wrote a secret into the tree: as a file's content, name, link or attribute."""
+    for name, secret in secrets.items():
+        words = lines_of(secret, SURE)
+        if words and (places := holding(chamber.tree, words)):
+            raise Leak(
+                f"it leaves the secret '{name}' in the image, in {', '.join(places[:3])}",
+                "remove it in the same script; what must know it in the guest gets it at deployment",
+            )
+
+
+def _failed(what: str, cause: CommandFailed | TimedOut | Leak, log: Path) -> WorkFailed:
     """The failure in the user's terms: a full disk, else the step's own words."""
+    if isinstance(cause, Leak):
+        return WorkFailed(what, cause.hint)
     said = cause.tail if isinstance(cause, CommandFailed) else ""
     if "No space left on device" in said:
         return WorkFailed(what, "the disk is full; make room, or name another folder with PHX_HOME")

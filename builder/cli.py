@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from builder.terminal import Terminal, home, layers_max, library
 
 if TYPE_CHECKING:
     from builder.images.manifest import Manifest
+    from builder.language.recipe import Flat
+    from builder.secrets import Secret
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Set = Annotated[
@@ -45,21 +48,31 @@ def build(
     check: Annotated[
         bool, typer.Option(help="Build it all again in a folder of its own and compare the bytes.")
     ] = False,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret",
+            metavar="NAME=file:PATH|env:VARIABLE",
+            help="A secret that a run step asks for; it is never kept.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build an appliance image from a recipe; what is there already is not made again."""
-    from builder import line
+    from builder import line, secrets
     from builder.packages.lock import difference
 
     terminal = Terminal()
     names = _asked(recipes, all_)
+    known = secrets.read(secret or [], os.environ)
     if all_ or len(names) > 1:
         _one_at_a_time({"--explain": explain, "--check": check})
-        _build_many(names, jobs, _pairs(set_ or []), refresh, as_json)
+        _build_many(names, jobs, _pairs(set_ or []), refresh, known, as_json)
         return
     [recipe] = names
-    shop = line.Line(home(), library(), terminal.report, layers_max())
+    shop = line.Line(home(), library(), terminal.report, layers_max(), known)
     flat = shop.load(folder_of(recipe), _pairs(set_ or []))
+    _asked_for(known, [flat])
     if refresh and not (folder_of(recipe) / "recipe.lock").is_file():
         for name, was, new in difference(*shop.refresh(flat)):
             terminal.report(f"{name}: {was} -> {new}")
@@ -118,6 +131,18 @@ def _asked(recipes: list[str] | None, all_: bool) -> list[str]:
     return names
 
 
+def _asked_for(secrets: Mapping[str, Secret], flats: Iterable[Flat]) -> None:
+    """InputError for a secret that no step of these recipes asks for: its name may be mistyped."""
+    from builder.errors import InputError, Problem, close
+
+    asked = {n for f in flats for part in f.parts for lines in part.run for n, _ in lines.secrets}
+    wrong = sorted(secrets.keys() - asked)
+    if wrong:
+        raise InputError(
+            Problem(f"--secret {n}", "no step asks for this secret", close(n, asked)) for n in wrong
+        )
+
+
 def _one_at_a_time(options: dict[str, bool]) -> None:
     from builder.errors import InputError, Problem
 
@@ -127,8 +152,9 @@ def _one_at_a_time(options: dict[str, bool]) -> None:
 
 
 def _build_many(
-    names: list[str], jobs: int | None, given: dict[str, str], refresh: bool, as_json: bool
-) -> None:
+    names: list[str], jobs: int | None, given: dict[str, str], refresh: bool,
+    secrets: Mapping[str, Secret], as_json: bool,
+) -> None:  # fmt: skip
     """Build all of them, say of each how it ended, and end with 1 if any was not built."""
     from builder import batch, line
     from builder.board import Board
@@ -136,11 +162,13 @@ def _build_many(
 
     terminal, board = Terminal(), Board()
     folders = {folder_of(name).absolute().name: folder_of(name) for name in names}
-    shop = line.Line(home(), library(), terminal.report, layers_max())
+    shop = line.Line(home(), library(), terminal.report, layers_max(), secrets)
     drawn, failed = shop.draw(folders, given, refresh)
+    if not failed:
+        _asked_for(secrets, (flat for flat, _ in drawn.values()))
 
     def make(name: str, layered: Callable[[], None]) -> tuple[Manifest, bool]:
-        own = line.Line(home(), library(), board.report(name), layers_max())
+        own = line.Line(home(), library(), board.report(name), layers_max(), secrets)
         return own.build(*drawn[name], layered)
 
     def ended(result: batch.Result) -> None:

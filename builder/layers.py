@@ -27,6 +27,7 @@ from builder.claims import alone, claimed, claims
 from builder.errors import CommandFailed, WorkFailed
 from builder.rights import demand_own, remove, rights
 from builder.run import Done, program, run
+from builder.secrets import Secret
 
 SHORT = 20
 """Hex digits of a layer's id in its folder's name: mount(2) takes one page of options, 170 such layers."""
@@ -203,6 +204,17 @@ def measured(tree: Path) -> tuple[int, str]:
     return size, digest
 
 
+def holding(tree: Path, words: Sequence[bytes]) -> list[str]:
+    """The paths of a layer's tree in which one of the words is."""
+    prefix = rights().prefix
+    if not prefix:
+        return trees.holding(str(tree), words)
+    argv = [program("unshare", "util-linux"), *prefix, sys.executable, "-I", "-S", trees.__file__]
+    told = json.dumps([word.hex() for word in words]).encode()
+    done = run([*argv, "holding", str(tree)], timeout=MEASURE_TIMEOUT, stdin=told)
+    return json.loads(done.text)  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True, slots=True)
 class Chamber:
     """Where one step runs. `work/tree` collects its changes; `below` are the layers under it, oldest first."""
@@ -225,11 +237,13 @@ class Chamber:
         log: Path | None = None,
         epoch: int = 0,
         on_line: Callable[[str], None] | None = None,
+        mask: Sequence[Secret] = (),
     ) -> Done:
         """Run `sh -eu` as root in the merged tree.
 
         binds  (folder here, folder in the tree) pairs, for the time of the step, read-only
         epoch  its SOURCE_DATE_EPOCH
+        mask   secrets that must not be seen in anything that it says
         There is no network but a dead loopback: what a step needs is in the tree or bound into it.
         """
         merged = shlex.quote(str(self.work / "merged"))
@@ -258,7 +272,7 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
   DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true TMPDIR=/tmp SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
   sh -euc "$PHX_SCRIPT"
 """
-        return self._run(setup, script, stdin, timeout, log, on_line, epoch)
+        return self._run(setup, script, stdin, timeout, log, on_line, epoch, mask)
 
     def outside(
         self, script: str, *, timeout: float, log: Path | None = None, epoch: int = 0,
@@ -284,6 +298,7 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
     def _run(
         self, setup: str, script: str, stdin: bytes, timeout: float,
         log: Path | None, on_line: Callable[[str], None] | None, epoch: int,
+        mask: Sequence[Secret] = (),
     ) -> Done:  # fmt: skip
         argv = [
             program("unshare", "util-linux"),
@@ -299,7 +314,9 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
         env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PHX_SCRIPT": script, "LC_ALL": "C.UTF-8"}
         env["SOURCE_DATE_EPOCH"] = str(epoch)
         try:
-            return run(argv, timeout=timeout, stdin=stdin, env=env, log=log, on_line=on_line)
+            return run(
+                argv, timeout=timeout, stdin=stdin, env=env, log=log, on_line=on_line, mask=mask
+            )
         except CommandFailed as cause:
             # The program the user knows is the script, not unshare.
             raise CommandFailed(["sh"], cause.status, cause.tail) from None

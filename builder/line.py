@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from builder import acts, assemble, plan, steps
 from builder.batch import Result
@@ -27,6 +28,7 @@ from builder.packages import facts, lock
 from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Facts, Report
 from builder.rights import remove, rights
+from builder.secrets import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,12 @@ class Line:
     """Builds in one home folder from one library of recipes."""
 
     def __init__(
-        self, home: Path, library: Path, report: Report, layers_max: int | None = None
-    ) -> None:
+        self, home: Path, library: Path, report: Report, layers_max: int | None = None,
+        secrets: Mapping[str, Secret] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         """layers_max  bytes that layers may take after a build; None: no limit"""
         self.home, self.library, self.report, self.layers_max = home, library, report, layers_max
+        self.secrets = secrets
         self.catalog = Catalog(home / "images")
         self.caches = acts.Caches(home / "packages", home / "apt", home / "logs", home / "files")
         self._apts: dict[str, Apt] = {}
@@ -134,7 +138,9 @@ class Line:
                 flat = self.load(folder, given)
                 if refresh and not (folder / "recipe.lock").is_file():
                     self.refresh(flat)
-                drawn[name] = flat, self.facts(flat, folder)[0]
+                found = self.facts(flat, folder)[0]
+                self._demand_secrets(flat, plan.plan(flat, found))
+                drawn[name] = flat, found
             except PhiloxeniaError as error:
                 wrong[name] = error
         return drawn, [_hopeless(name, wrong) for name in sorted(wrong)]
@@ -153,7 +159,7 @@ class Line:
             there = self.catalog.by_plan(drawn.id)
             if there is not None:
                 return there, False
-            made = self._make(drawn, flat.suite, store, self.catalog, layered)
+            made = self._make(flat, drawn, store, self.catalog, layered)
         self._remember(drawn)
         if self.layers_max is not None and (gone := store.evict(self._needed(), self.layers_max)):
             freed = sum(layer.size for layer in gone) >> 20
@@ -161,22 +167,52 @@ class Line:
         return made, True
 
     def _make(
-        self, drawn: BuildPlan, suite: str, store: LayerStore, catalog: Catalog,
+        self, flat: Flat, drawn: BuildPlan, store: LayerStore, catalog: Catalog,
         layered: Callable[[], None] = lambda: None,
     ) -> Manifest:  # fmt: skip
         rights()  # whoever has none hears so before anything is fetched
+        self._demand_secrets(flat, drawn, store)
         with store.using(drawn.layers()):
-            layers = assemble.assemble(drawn, store, self.caches, self._apt(suite), self.report)
+            layers = assemble.assemble(
+                drawn, store, self.caches, self._apt(flat.suite), self.report, self.secrets
+            )
             layered()
             now = datetime.datetime.now(datetime.UTC)
             return catalog.add(lambda into: disk.make(drawn, layers, store, into, now, self.report))
+
+    def _demand_secrets(
+        self, flat: Flat, drawn: BuildPlan, store: LayerStore | None = None
+    ) -> None:
+        """InputError naming each secret that a step needs and nobody gave. A layer that is there needs none."""
+        if not any(lines.secrets for part in flat.parts for lines in part.run):
+            return
+        if store is None:
+            if self.catalog.by_plan(drawn.id) is not None:
+                return
+            store = LayerStore(self.home / "layers")
+        needed = {
+            name
+            for layer, step in zip(drawn.layers(), drawn.steps, strict=True)
+            if isinstance(step, steps.Script) and step.secrets and not store.has(layer)
+            for name in step.secrets
+        }
+        lacking = [
+            Problem(
+                where, f"the secret '{name}' is not given",
+                f"phx build {flat.name} --secret {name}=file:PATH, or {name}=env:VARIABLE",
+            )
+            for part in flat.parts for lines in part.run for name, where in lines.secrets
+            if name in needed - self.secrets.keys()
+        ]  # fmt: skip
+        if lacking:
+            raise InputError(lacking)
 
     def check(self, flat: Flat, found: Facts, made: Manifest) -> list[str]:
         """Build everything again from the same facts, in `second`; the files that are not the same bytes."""
         remove(self.second)
         drawn = plan.plan(flat, found)
         again = self._make(
-            drawn, flat.suite, LayerStore(self.second / "layers"), Catalog(self.second / "images")
+            flat, drawn, LayerStore(self.second / "layers"), Catalog(self.second / "images")
         )
         differ = [name for name, digest in made.digests if dict(again.digests)[name] != digest]
         if not differ:

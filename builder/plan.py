@@ -131,7 +131,10 @@ def _sections(part: Part) -> list[Step]:
     units = part.services
     if units.enable or units.disable or units.mask:
         steps.append(Switch(units.enable, units.disable, units.mask))
-    steps += [Script(lines.name, lines.script, lines.user) for lines in part.run]
+    steps += [
+        Script(lines.name, lines.script, lines.user, tuple(name for name, _ in lines.secrets))
+        for lines in part.run
+    ]
     return steps
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from builder.errors import CommandFailed, EnvironmentLacks, TimedOut
+from builder.secrets import Mask, Secret
 
 TAIL = 12
 
@@ -59,12 +60,14 @@ def run(
     check: bool = True,
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
+    mask: Sequence[Secret] = (),
 ) -> Done:
     """Run a program to its end and return what it wrote.
 
     timeout  seconds for the whole run; afterwards its process group is killed and TimedOut is raised
     log      a file to append standard output and error to, as they come
     on_line  called with each finished line of either
+    mask     secrets: *** stands for them in all that is returned, logged, raised, or told to on_line
     Raises CommandFailed (status, last lines) unless `check` is False; EnvironmentLacks if there is no such program;
     KeyboardInterrupt after `stop_all`.
     """
@@ -82,7 +85,7 @@ def run(
         _running.add(process)
         stack.callback(_running.discard, process)
         deadline = time.monotonic() + timeout
-        stdout, lines = _converse(process, stdin, deadline, sink, on_line, argv[0])
+        stdout, lines = _converse(process, stdin, deadline, sink, on_line, argv[0], mask)
         try:
             # It may have closed its outputs long before its end.
             status = process.wait(max(0.0, deadline - time.monotonic()))
@@ -122,11 +125,13 @@ def _converse(
     sink: IO[bytes] | None,
     on_line: Callable[[str], None] | None,
     name: str,
+    mask: Sequence[Secret],
 ) -> tuple[bytes, list[str]]:
     """Feed standard input and drain both outputs until they close. Lines of standard error first in a tail."""
     assert process.stdin and process.stdout and process.stderr
     out, err = bytearray(), bytearray()
     pending = {process.stdout: bytearray(), process.stderr: bytearray()}
+    masks = {pipe: Mask(mask) for pipe in pending}
     rest = memoryview(stdin)
     with selectors.DefaultSelector() as ready:
         ready.register(process.stdout, selectors.EVENT_READ)
@@ -154,6 +159,9 @@ def _converse(
                 data = os.read(pipe.fileno(), 65536)
                 if not data:
                     ready.unregister(pipe)
+                if mask:
+                    data = masks[pipe].feed(data, last=not data)
+                if not data:
                     continue
                 (out if pipe is process.stdout else err).extend(data)
                 if sink:

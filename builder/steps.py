@@ -127,16 +127,23 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Lines run by `sh -eu` in the tree. The user is only told when it is not root."""
+    """Lines run by `sh -eu` in the tree. The user is only told when it is not root.
+
+    secrets  names; their values are no input of the layer: who needs it made anew changes the script
+    """
 
     kind: ClassVar[str] = "script"
     rev: ClassVar[int] = 1
     name: str
     script: str
     user: str = "root"
+    secrets: tuple[str, ...] = ()
 
     def told(self) -> dict[str, Any]:
-        return {"script": self.script} | ({"user": self.user} if self.user != "root" else {})
+        more: dict[str, Any] = {"user": self.user} if self.user != "root" else {}
+        if self.secrets:
+            more["secrets"] = sorted(self.secrets)
+        return {"script": self.script} | more
 
     def title(self) -> str:
         return f"run: {self.name}"

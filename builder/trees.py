@@ -1,7 +1,7 @@
 """What a folder holds, path by path: the measure by which a layer is whole, and two trees are the same.
 
-Also runs as a program, inside a user namespace where the files' owners are ours: `python trees.py measure FOLDER` and
-`python trees.py list FOLDER`. The standard library only.
+Also runs as a program, inside a user namespace where the files' owners are ours: `python trees.py measure FOLDER`,
+`list FOLDER` and `holding FOLDER` (which reads what it looks for). The standard library only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -76,6 +76,42 @@ def measure(tree: str) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
+BLOCK = 1 << 20
+
+
+def holding(tree: str, words: Sequence[bytes]) -> list[str]:
+    """The paths where one of the words is: in a file, in the name, in where a link leads, in an attribute."""
+    found = []
+    longest = max(map(len, words))
+    for folder, folders, files in os.walk(os.fsencode(tree)):
+        for name in sorted(folders + files):
+            path = os.path.join(folder, name)
+            texts = [name]
+            info = os.lstat(path)
+            if stat.S_ISLNK(info.st_mode):
+                texts.append(os.readlink(path))
+            texts += [
+                os.getxattr(path, attribute, follow_symlinks=False)
+                for attribute in os.listxattr(path, follow_symlinks=False)
+            ]
+            if any(word in text for word in words for text in texts) or (
+                stat.S_ISREG(info.st_mode) and _in_file(path, words, longest)
+            ):
+                found.append("/" + os.fsdecode(os.path.relpath(path, os.fsencode(tree))))
+    return sorted(found)
+
+
+def _in_file(path: bytes, words: Sequence[bytes], longest: int) -> bool:
+    before = b""
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            text = before + block
+            if any(word in text for word in words):
+                return True
+            before = text[-(longest - 1) :] if longest > 1 else b""
+    return False
+
+
 def to_json(e: Entry) -> str:
     return json.dumps([e.path, e.kind, e.mode, e.owner, e.mtime, e.size, e.content, e.attributes])
 
@@ -87,9 +123,12 @@ def from_json(line: str) -> Entry:
 
 
 def main(verb: str, tree: str) -> None:
-    """What a program says of a folder: one line of JSON, or one for each path."""
+    """What a program says of a folder: one line of JSON, or (`list`) one for each path."""
     if verb == "measure":
         sys.stdout.write(json.dumps(measure(tree)) + "\n")
+    elif verb == "holding":
+        words = [bytes.fromhex(word) for word in json.load(sys.stdin)]
+        sys.stdout.write(json.dumps(holding(tree, words)) + "\n")
     else:
         for found, _ in entries(tree):
             sys.stdout.write(to_json(found) + "\n")

@@ -12,26 +12,7 @@ import hmac
 import struct
 from dataclasses import dataclass, field
 
-
-class Secret:
-    """Bytes that must not be printed: `str` and `repr` give ***; `reveal` is the one way to them."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: bytes) -> None:
-        self._value = value
-
-    def reveal(self) -> bytes:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
-
-    def __hash__(self) -> int:
-        return hash(self._value)
+from builder.secrets import Secret as Secret
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ CHANGES = [
     ("a version of a package", "web/recipe.yaml", "nginx, ", "nginx=1.22.1-9, ", 5),
     ("a file of the child", "web/recipe.yaml", "content: web", "content: wob", 6),
     ("who runs a script", "web/recipe.yaml", "{{ port }}\"", "{{ port }}\", user: daemon", 8),
+    ("which secrets a script reads", "web/recipe.yaml", "{{ port }}\"", "{{ port }}\", secrets: [token]", 8),
     ("a directory", "web/recipe.yaml", "files:", "directories: [{path: /srv}]\nfiles:", 6),
     ("a service of the child", "web/recipe.yaml", "disable: [nginx", "mask: [nginx", 7),
     ("a script of the child", "web/recipe.yaml", "echo {{ port }}", "echo {{ port + 1 }}", 8),
@@ -299,6 +300,7 @@ STEPS_TOLD = [
     (Switch(("a",), ("b",), ("c",)), {"enable", "disable", "mask"}),
     (Script("name", "script"), {"script"}),
     (Script("name", "script", "app"), {"script", "user"}),
+    (Script("name", "script", secrets=("token",)), {"script", "secrets"}),
     (Seal(), set()),
 ]
 

@@ -23,6 +23,7 @@ from builder.language.accounts import Account
 from builder.language.recipe import Fetched, Placed, PlacedDirectory
 from builder.packages.apt import file_name
 from builder.run import Done
+from builder.secrets import Secret
 from builder.steps import Accounts, Bootstrap, Install, Script, Seal, Step, Switch, Write
 from tests.conftest import GOLDEN
 from tests.invented import deb, locked
@@ -51,8 +52,14 @@ SAMPLES = {
     )),
     "switch": Switch(("ssh.service", "cron.service"), ("nginx.service",), ("apt-daily.timer",)),
     "script": Script("make it so", "set -x\necho 'so' > /etc/so\n"),
+    "script.secrets": Script("log in", "cat /run/secrets/*", secrets=("token", "key")),
     "seal": Seal(),
 }  # fmt: skip
+SECRETS = {
+    "token": Secret(b"invented, twice\n"),
+    "key": Secret(b"invented"),
+    "other": Secret(b"unasked"),
+}
 
 
 class Recorder:
@@ -66,10 +73,20 @@ class Recorder:
         self.stdin: list[bytes] = []
 
     def _keep(
-        self, where, script, stdin=b"", binds=(), log=None, on_line=None, timeout=0.0, **more
+        self,
+        where,
+        script,
+        stdin=b"",
+        binds=(),
+        log=None,
+        on_line=None,
+        timeout=0.0,
+        mask=(),
+        **more,
     ):
         assert timeout > 0, "every step has a deadline"
         self.stdin.append(stdin)
+        self.masked = [secret.reveal() for secret in mask]
         told = hashlib.sha256(stdin).hexdigest() if stdin else ""
         lines = (
             script.replace(str(self.root), "ROOT").replace(sys.executable, "PYTHON").splitlines()
@@ -110,7 +127,7 @@ def act(step: Step, folder: Path) -> Recorder:
     (caches.files / FETCHED).write_bytes(BYTES)
     for package in getattr(step, "locked", ()):
         (caches.packages / file_name(package)).write_bytes(deb(package.name, package.version))
-    acts.execute(step, chamber, caches, folder / "log", EPOCH)
+    acts.execute(step, chamber, caches, folder / "log", EPOCH, secrets=SECRETS)
     return chamber
 
 
@@ -198,6 +215,19 @@ def test_a_script_of_another_user_is_run_with_its_rights_and_home(tmp_path):
         "exec setpriv --reuid=app --regid=\"$(id -g app)\" --init-groups sh -euc 'echo '\"'\"'a'\"'\"'",
         "id'",
     ]
+
+
+@pytest.mark.parametrize(("user", "owner"), [("root", "root"), ("app", "app")])
+def test_secrets_reach_a_script_as_files_of_its_user_and_nothing_else_of_it(user, owner, tmp_path):
+    done = act(replace(SAMPLES["script.secrets"], user=user), tmp_path)
+    with tarfile.open(fileobj=io.BytesIO(done.stdin[0])) as tar:
+        found = [(m.name, m.mode, m.uname, tar.extractfile(m).read()) for m in tar]
+    assert found == [
+        ("run/secrets/key", 0o400, owner, b"invented"),
+        ("run/secrets/token", 0o400, owner, b"invented, twice\n"),
+    ]
+    assert done.masked == [b"invented, twice\n", b"invented"]
+    assert "invented" not in json.dumps([done.asked, done.files()])
 
 
 # What a failed step tells its user.

@@ -77,11 +77,12 @@ class Units:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A script and who runs it."""
+    """A script and who runs it. `secrets` are pairs of a name and the `file:line` that asks for it."""
 
     name: str
     script: str
     user: str = "root"
+    secrets: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,5 +352,11 @@ def _run(scope: Scope, source: Source, fetch: Fetch) -> list[Lines]:
             script = _template(scope, (*here, "template"), step.template, fetch)
         else:
             script = scope.render(step.script or "", (*here, "script"))
-        found.append(Lines(step.name, script, step.user))
+        secrets = []
+        for m, name in enumerate(step.secrets):
+            place: Place = (*here, "secrets", m)
+            if name in step.secrets[:m]:
+                scope.wrong(place, f"the secret {name} is named twice", "keep one of the two")
+            secrets.append((name, scope.document.where(place)))
+        found.append(Lines(step.name, script, step.user, tuple(secrets)))
     return found

@@ -204,6 +204,9 @@ class Run(Written):
     script: str | None = Field(None, description="lines for sh -eu, a template over the parameters")
     template: Inside | None = Field(None, description="a jinja2 template below the recipe's folder")
     user: Login = Field("root", description="the user of the image who runs it")
+    secrets: Many[Name] = Field(
+        (), description="secrets of the build that it may read, each as /run/secrets/NAME"
+    )
     when: str | None = Field(None, description=WHEN)
 
     @model_validator(mode="after")
