@@ -21,6 +21,7 @@ class Check:
 
 PROGRAMS = (
     ("libvirtd", "libvirt-daemon"), ("virtlogd", "libvirt-daemon"), ("virsh", "libvirt-clients"),
+    ("dnsmasq", "dnsmasq-base"),
     ("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils"),
     ("mmdebstrap", "mmdebstrap"), ("apt-get", "apt"),
     ("ip", "iproute2"), ("nsenter", "util-linux"), ("unshare", "util-linux"), ("ssh", "openssh-client"),

@@ -7,6 +7,7 @@ root are let through; those marked `process` may start processes and still have 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,6 +19,9 @@ from hypothesis import settings
 
 GOLDEN = Path(__file__).parent / "golden"
 WALL = "fast tests start no process and use no network"
+
+# A suite started in the background inherits an ignored SIGINT, and so would every phx that it interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time: a red test is red for everybody, and nothing is kept between runs.
 settings.register_profile("fast", max_examples=60, deadline=None, database=None, derandomize=True)

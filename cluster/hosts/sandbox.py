@@ -9,6 +9,9 @@ and the folders that libvirt writes are bound, in its mount namespace only, to f
 
 It has a process namespace too, whose first process is the warden (see there). Everything it starts is in its network
 namespace, so `down` finds all of it there, whatever died before.
+
+dnsmasq is demanded and never run: libvirt 9.0 without it crashes (dnsmasqCapsGetBinaryPath of NULL) each time that it
+starts beside a network that is up, so a libvirtd that died would not come back.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ def up(name: str, home: Path, catalog: Path, network: int) -> Host:
     """
     demand_root()
     for needed, package in (("libvirtd", "libvirt-daemon"), ("virtlogd", "libvirt-daemon"),
+                            ("dnsmasq", "dnsmasq-base"),
                             ("ip", "iproute2"), ("qemu-system-x86_64", "qemu-system-x86"),
                             ("qemu-img", "qemu-utils"), ("nsenter", "util-linux")):  # fmt: skip
         program(needed, package)
@@ -79,10 +83,8 @@ def up(name: str, home: Path, catalog: Path, network: int) -> Host:
         if alive(host):
             return host
         if pids(name):
-            raise WorkFailed(
-                f"host '{name}' has processes but its libvirtd does not answer",
-                f"phx host down {name} --force, then phx host up {name}",
-            )
+            _again(host)
+            return host
         # What a dead sandbox left is kept: its disks and domains go on where the machine's end cut them off.
         _forget_namespace(host)
         _prepare(host)
@@ -103,12 +105,36 @@ def up(name: str, home: Path, catalog: Path, network: int) -> Host:
         deadline = time.monotonic() + START_TIMEOUT
         while not alive(host):
             if time.monotonic() > deadline or not lives(pid):
-                last = log.read_text(errors="replace").strip().splitlines()[-3:]
                 raise TimedOut(
-                    f"host '{name}': libvirtd did not start; it last said: {' | '.join(last)}"
+                    f"host '{name}': libvirtd did not start; it last said: {_last(host)}"
                 )
             time.sleep(0.05)
     return host
+
+
+def _again(host: Host) -> None:
+    """Wait for a sandbox whose processes live and whose libvirtd is being started again by the warden."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while pids(host.name):
+        if alive(host):
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    raise WorkFailed(
+        f"host '{host.name}' has processes but its libvirtd does not answer "
+        f"for {START_TIMEOUT:.0f} s; it last said: {_last(host)}",
+        f"phx host down {host.name} --force, then phx host up {host.name}",
+    )
+
+
+def _last(host: Host) -> str:
+    """The last lines that the sandbox's daemons and its warden wrote."""
+    try:
+        text = (Path(host.folder) / "libvirtd.log").read_text(errors="replace")
+    except OSError:
+        return "nothing"
+    return " | ".join(text.strip().splitlines()[-3:]) or "nothing"
 
 
 def demand_root() -> None:
