@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from builder import accelerator
 from builder.document import Document, by_line, parse
 from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem, close
 from builder.images.catalog import Catalog
@@ -24,7 +25,7 @@ from builder.images.manifest import Manifest
 from builder.plan import Report
 from cluster import deploy, leaving, network, wait
 from cluster import spec as specs
-from cluster.hosts import accelerator, netns, sandbox, store
+from cluster.hosts import netns, sandbox, store
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Hypervisor, Libvirt, Seen
 from cluster.ledger import ClusterRow, Ledger, NodeRow

@@ -1,0 +1,400 @@
+"""The inside of a disk that we did not build, through libguestfs: the only door to it.
+
+libguestfs boots a machine of its own (builder/images/supermin.py), so that our kernel never mounts a foreign
+filesystem: a crafted one would have the whole machine. Devices are named as the disk's own guest sees them: /dev/vda2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Protocol
+
+from builder.errors import EnvironmentLacks, TimedOut, WorkFailed
+from builder.images.manifest import PackageFact
+from builder.images.supermin import Machine
+
+DEADLINE = 600.0
+"""Seconds for all that is done with one disk, the machine's start included (7 s under emulation)."""
+READ_MAX = 64 << 20
+"""Bytes of a file that `read` gives; larger ones are for `take`."""
+
+Mounts = tuple[tuple[str, str], ...]
+"""(mount point, what is mounted there), the root first; a btrfs subvolume as btrfsvol:/dev/vda2/NAME."""
+WHOLE: Mounts = (("/", "/dev/vda"),)
+"""A disk that is one filesystem, as ours are."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """An operating system on a disk.
+
+    distribution  a word: debian, ubuntu, fedora, ...
+    product       for people: "Debian GNU/Linux 12 (bookworm)"
+    uuid          of the root's filesystem
+    """
+
+    distribution: str
+    product: str
+    mounts: Mounts
+    uuid: str
+    packages: tuple[PackageFact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a folder. `kind` is file, folder, link or other; `target` is a link's."""
+
+    name: str
+    kind: Literal["file", "folder", "link", "other"]
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    target: str = ""
+
+
+class Interior(Protocol):
+    """What is inside a disk. Paths are absolute, and links in them lead nowhere outside."""
+
+    def systems(self) -> tuple[System, ...]:
+        """The operating systems found on it. Costs 5 s under emulation."""
+
+    def enter(self, mounts: Mounts) -> None:
+        """From now on, paths are those of this system."""
+
+    def list(self, folder: str) -> tuple[Entry, ...]:
+        """In the order of names. WorkFailed when it is no folder."""
+
+    def read(self, path: str) -> bytes:
+        """WorkFailed when it is no file, or larger than READ_MAX."""
+
+    def take(self, path: str, into: Path) -> None:
+        """Copy a file, or a folder with all that is in it, out to `into`, which is not there yet."""
+
+    def write(self, path: str, data: bytes, mode: int) -> None:
+        """A file of root's; folders above it are made. A link in its place is replaced."""
+
+    def remove(self, path: str) -> None:
+        """A file or a link. Silent when it is gone."""
+
+    def link(self, path: str, target: str) -> None:
+        """A symbolic link; what was there is replaced."""
+
+    def run(self, script: str) -> str:
+        """Run `sh -eu` in the system, without a network; what it wrote. WorkFailed with its words."""
+
+    def trim(self) -> None:
+        """Give blocks that no file uses back, so that the disk's file is sparse there."""
+
+
+class Libguestfs:
+    """One disk, open. A context manager: the machine is gone at its end, and what was written is on the disk."""
+
+    def __init__(
+        self, disk: Path, form: str, machine: Machine, *, write: bool = False,
+        deadline: float = DEADLINE,
+    ) -> None:  # fmt: skip
+        """form  raw or qcow2; it is never guessed, since what is on the disk could make it look like another
+
+        Raises EnvironmentLacks without libguestfs, WorkFailed or TimedOut when its machine does not start.
+        """
+        try:
+            import guestfs
+        except ImportError:
+            raise EnvironmentLacks(
+                "libguestfs's Python module is missing", "apt-get install python3-guestfs"
+            ) from None
+        self._last = ""
+        self._undo = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            # Its temporary files carry its process: what has this name in its arguments is ours.
+            self._tmp = undo.enter_context(tempfile.TemporaryDirectory(prefix="phx-guestfs-"))
+            self._g: Any = guestfs.GuestFS(python_return_dict=True)
+            undo.callback(self._g.close)
+            self._late = undo.enter_context(_deadline(deadline, self._tmp))
+            # From here on our own calls go through `_`, where the vendor's errors end.
+            g = self._g
+            g.set_tmpdir(self._tmp)
+            g.set_path(str(machine.folder))
+            g.set_backend("direct")
+            g.set_backend_settings([] if machine.accelerator == "kvm" else ["force_tcg"])
+            g.set_event_callback(self._hear, guestfs.EVENT_APPLIANCE | guestfs.EVENT_LIBRARY)
+            # Unused blocks that are discarded become holes in the disk's file.
+            discard = "besteffort" if write else "disable"
+            with self._vendor(f"{disk} cannot be opened"):
+                g.add_drive_opts(str(disk), format=form, readonly=not write, discard=discard)
+            with self._vendor("libguestfs's machine does not start"):
+                g.launch()
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> Libguestfs:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                # What cannot be written must be told; close() would be silent.
+                with self._vendor("what was changed could not be written"):
+                    self._g.shutdown()
+        finally:
+            self._undo.close()
+
+    def systems(self) -> tuple[System, ...]:
+        g, found = self._g, []
+        with self._vendor("the disk cannot be inspected"):
+            for root in g.inspect_os():
+                points = g.inspect_get_mountpoints(root)
+                mounts = tuple((point, _theirs(points[point])) for point in sorted(points, key=len))
+                found.append(
+                    System(
+                        g.inspect_get_distro(root), g.inspect_get_product_name(root), mounts,
+                        g.vfs_uuid(g.mountable_device(root)), self._packages(root, mounts),
+                    )
+                )  # fmt: skip
+        return tuple(found)
+
+    def _packages(self, root: str, mounts: Mounts) -> tuple[PackageFact, ...]:
+        g = self._g
+        self.enter(mounts)
+        try:
+            return tuple(
+                sorted(
+                    (_package(a) for a in g.inspect_list_applications2(root)),
+                    key=lambda p: (p.name, p.architecture, p.version),
+                )
+            )
+        finally:
+            g.umount_all()
+
+    def enter(self, mounts: Mounts) -> None:
+        with self._vendor("the filesystems cannot be mounted"):
+            self._g.umount_all()
+            for point, device in mounts:
+                try:
+                    self._g.mount(_ours(device), point)
+                except RuntimeError:
+                    # A boot partition that fstab names and that is broken takes nothing from the rest.
+                    if point == "/":
+                        raise
+
+    def list(self, folder: str) -> tuple[Entry, ...]:
+        g = self._g
+        with self._vendor(f"{folder} cannot be listed"):
+            folder = g.realpath(folder)
+            names = g.ls(folder)
+            stats = g.lstatnslist(folder, names)
+            targets = g.readlinklist(folder, names)
+        return tuple(
+            Entry(name, _kind(s["st_mode"]), stat.S_IMODE(s["st_mode"]), s["st_uid"], s["st_gid"],
+                  s["st_size"], target)
+            for name, s, target in zip(names, stats, targets, strict=True)
+        )  # fmt: skip
+
+    def read(self, path: str) -> bytes:
+        g = self._g
+        with self._vendor(f"{path} cannot be read"):
+            if not g.is_file(path, followsymlinks=True):
+                raise WorkFailed(f"{path} is no file")
+            if g.filesize(path) > READ_MAX:
+                raise WorkFailed(
+                    f"{path} has more than {READ_MAX >> 20} MiB", "copy it: phx image cp"
+                )
+            return bytes(g.read_file(path))
+
+    def take(self, path: str, into: Path) -> None:
+        g = self._g
+        with self._vendor(f"{path} cannot be copied"):
+            if g.is_file(path, followsymlinks=True):
+                g.download(path, str(into))
+                return
+            path = g.realpath(path)
+            if path == "/":
+                into.mkdir()
+                for name in g.ls("/"):
+                    g.copy_out(f"/{name}", str(into))
+                return
+            with tempfile.TemporaryDirectory(prefix=".phx-", dir=into.parent) as aside:
+                g.copy_out(path, aside)
+                (Path(aside) / PurePosixPath(path).name).rename(into)
+
+    def write(self, path: str, data: bytes, mode: int) -> None:
+        g = self._g
+        with self._vendor(f"{path} cannot be written"):
+            g.mkdir_p(str(PurePosixPath(path).parent))
+            if g.is_symlink(path):
+                g.rm(path)
+            # `write` takes at most 2 MiB of arguments; a file has no such limit.
+            with tempfile.NamedTemporaryFile(dir=self._tmp) as file:
+                file.write(data)
+                file.flush()
+                g.upload(file.name, path)
+            g.chmod(mode, path)
+            g.chown(0, 0, path)
+
+    def remove(self, path: str) -> None:
+        with self._vendor(f"{path} cannot be removed"):
+            self._g.rm_f(path)
+
+    def link(self, path: str, target: str) -> None:
+        with self._vendor(f"{path} cannot be linked"):
+            self._g.mkdir_p(str(PurePosixPath(path).parent))
+            self._g.ln_sf(target, path)
+
+    def run(self, script: str) -> str:
+        with self._vendor("a command in the image failed"):
+            return str(self._g.command(["/bin/sh", "-euc", script]))
+
+    def trim(self) -> None:
+        g = self._g
+        with self._vendor("unused blocks cannot be given back"):
+            for point in sorted(g.mountpoints().values(), key=len):
+                # A filesystem that cannot say which blocks it does not use keeps them.
+                with contextlib.suppress(RuntimeError):
+                    g.fstrim(point)
+
+    def _hear(self, event: int, handle: int, buffer: str, array: object) -> None:
+        lines = [line for line in buffer.splitlines() if line.strip()]
+        self._last = lines[-1].strip()[:200] if lines else self._last
+
+    @contextlib.contextmanager
+    def _vendor(self, what: str) -> Iterator[None]:
+        """libguestfs raises RuntimeError for all that goes wrong; here it becomes an error of ours."""
+        try:
+            yield
+        except RuntimeError as cause:
+            if self._late.is_set():
+                raise TimedOut(
+                    f"{what}: libguestfs did not end in time; its machine last said: {self._last or 'nothing'}"
+                ) from None
+            raise WorkFailed(f"{what}: {_said(cause)}") from None
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float, name: str) -> Iterator[threading.Event]:
+    """After `seconds`, kill the machine with `name` in its arguments: every call that waits for it then fails."""
+    late, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if over.wait(seconds):
+            return
+        late.set()
+        while not over.wait(0.5):
+            for entry in Path("/proc").iterdir():
+                with contextlib.suppress(OSError):
+                    if entry.name.isdigit() and name.encode() in (entry / "cmdline").read_bytes():
+                        os.kill(int(entry.name), signal.SIGKILL)
+
+    thread = threading.Thread(target=watch, name="guestfs deadline", daemon=True)
+    thread.start()
+    try:
+        yield late
+    finally:
+        over.set()
+        thread.join()
+
+
+def _said(cause: RuntimeError) -> str:
+    """Its words without the name of its function and its advice to set environment variables."""
+    text = str(cause).partition("\n")[0]
+    return text.partition(": ")[2] or text
+
+
+def _package(application: Mapping[str, Any]) -> PackageFact:
+    epoch, release = application["app2_epoch"], application["app2_release"]
+    version = f"{epoch}:" if epoch else ""
+    version += application["app2_version"] + (f"-{release}" if release else "")
+    name = application["app2_name"]
+    source = application["app2_source_package"] or name
+    return PackageFact(name, version, application["app2_arch"], source)
+
+
+def _theirs(mountable: str) -> str:
+    """libguestfs attaches the disk as sda; in its own guest it is vda."""
+    return mountable.replace("/dev/sda", "/dev/vda", 1)
+
+
+def _ours(mountable: str) -> str:
+    return mountable.replace("/dev/vda", "/dev/sda", 1)
+
+
+def _kind(mode: int) -> Literal["file", "folder", "link", "other"]:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "link" if stat.S_ISLNK(mode) else "other"
+
+
+@dataclass
+class FakeInterior:
+    """A disk in memory: `files` by path, a link as its target's text. Folders are there when something is in them."""
+
+    found: tuple[System, ...] = ()
+    files: dict[str, tuple[bytes | str, int]] = field(default_factory=dict)
+    answers: Callable[[str], str] = lambda script: ""
+    entered: Mounts = ()
+    trimmed: bool = False
+    ran: list[str] = field(default_factory=list)
+
+    def systems(self) -> tuple[System, ...]:
+        return self.found
+
+    def enter(self, mounts: Mounts) -> None:
+        self.entered = mounts
+
+    def list(self, folder: str) -> tuple[Entry, ...]:
+        top = folder.rstrip("/") + "/"
+        names = {path[len(top) :].partition("/")[0] for path in self.files if path.startswith(top)}
+        if not names:
+            raise WorkFailed(f"{folder} cannot be listed: Not a directory")
+        return tuple(self._entry(top + name, name) for name in sorted(names))
+
+    def _entry(self, path: str, name: str) -> Entry:
+        if path not in self.files:
+            return Entry(name, "folder", 0o755, 0, 0, 4096)
+        data, mode = self.files[path]
+        if isinstance(data, str):
+            return Entry(name, "link", 0o777, 0, 0, len(data), data)
+        return Entry(name, "file", mode, 0, 0, len(data))
+
+    def read(self, path: str) -> bytes:
+        data, _ = self.files.get(path, ("", 0))
+        if isinstance(data, str):
+            if data:
+                return self.read(str(PurePosixPath(path).parent / data))
+            raise WorkFailed(f"{path} is no file")
+        if len(data) > READ_MAX:
+            raise WorkFailed(f"{path} has more than {READ_MAX >> 20} MiB", "copy it: phx image cp")
+        return data
+
+    def take(self, path: str, into: Path) -> None:
+        if path in self.files:
+            into.write_bytes(self.read(path))
+            return
+        into.mkdir()
+        for entry in self.list(path):
+            self.take(f"{path}/{entry.name}", into / entry.name)
+
+    def write(self, path: str, data: bytes, mode: int) -> None:
+        self.files[path] = data, mode
+
+    def remove(self, path: str) -> None:
+        self.files.pop(path, None)
+
+    def link(self, path: str, target: str) -> None:
+        self.files[path] = target, 0o777
+
+    def run(self, script: str) -> str:
+        self.ran.append(script)
+        return self.answers(script)
+
+    def trim(self) -> None:
+        self.trimmed = True
