@@ -136,7 +136,11 @@ def _images(root: Path, deep: bool, report: Report) -> Iterator[Finding]:
         users = ", ".join(catalog.holders(image))
         remedy = f"used by {users}: take it down first" if users else REMEDY
         digests = dict(image.digests)
-        missing = [name for name in (*FILES, *digests) if not (folder / name).is_file()]
+        missing = [
+            name
+            for name in (*FILES, *digests, *dict(image.papers))
+            if not (folder / name).is_file()
+        ]
         if catalog.folder(image) != folder:
             what = f"the manifest is of another image, {image.short}"
         elif manifest.identity(digests) != image.id:
@@ -152,7 +156,8 @@ def _images(root: Path, deep: bool, report: Report) -> Iterator[Finding]:
 
 def _differing(folder: Path, image: manifest.Manifest, report: Report) -> list[str]:
     report(f"image {image.short} {image.name}")
-    return [name for name, digest in image.digests if sha256_of(folder / name) != digest]
+    told = (*image.digests, *image.papers)
+    return [name for name, digest in told if sha256_of(folder / name) != digest]
 
 
 def _locks(home: Path, deep: bool, report: Report) -> Iterator[Finding]:

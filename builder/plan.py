@@ -44,7 +44,7 @@ class Output:
     size: int
     kernel: Kernel
     epoch: int
-    rev: int = 4
+    rev: int = 5
 
     def told(self) -> dict[str, Any]:
         return {

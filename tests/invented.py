@@ -29,6 +29,7 @@ IMAGE = Manifest(
     plan="2e" * 32, recipe_digest="3d" * 32, parameters=(("port", 80), ("tls", False)),
     layers=("4c" * 32, "5b" * 32), epoch=1_700_000_000, built="2026-01-02T03:04:05+00:00",
     capabilities=("compute",), max_age=2_592_000,
+    papers=(("inventory.json", "dd" * 32), ("provenance.json", "ee" * 32)),
 )  # fmt: skip
 
 FOLDER = PurePosixPath("/var/lib/libvirt/images") / IMAGE.id[:16]

@@ -37,10 +37,14 @@ def home(tmp_path):
             store.commit(chamber, info)
     files = {name: name.encode() for name in ("disk.raw", "vmlinuz", "initrd")}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    image = replace(IMAGE, digests=tuple(sorted(digests.items())), id=manifest.identity(digests))
+    papers = {name: name.encode() for name, _ in IMAGE.papers}
+    image = replace(
+        IMAGE, digests=tuple(sorted(digests.items())), id=manifest.identity(digests),
+        papers=tuple((name, hashlib.sha256(data).hexdigest()) for name, data in papers.items()),
+    )  # fmt: skip
 
     def make(folder):
-        for name, data in files.items():
+        for name, data in (files | papers).items():
             (folder / name).write_bytes(data)
         (folder / "manifest.json").write_text(image.to_json())
         return image
@@ -128,6 +132,10 @@ def a_byte_of_the_disk(home):
     (home / "image/disk.raw").write_bytes(b"disk.rav")
 
 
+def another_inventory(home):
+    (home / "image/inventory.json").write_text("{}")
+
+
 def no_lock(home):
     (home / "locks/1.lock").write_text("{")
 
@@ -160,6 +168,7 @@ def no_memory(home):
         (other_digests, False, "images/*", "the id is not that of the digests"),
         (no_kernel, False, "images/*", "worker: vmlinuz is missing"),
         (a_byte_of_the_disk, True, "images/*", "worker: disk.raw is not what was built"),
+        (another_inventory, True, "images/*", "worker: inventory.json is not what was built"),
         (no_lock, False, "locks/1.lock", "is not a lock"),
         (a_package, True, "packages/hello_1.0_all.deb", "is not the package that its lock names"),
         (a_fetched_file, True, "files/*", "is not the file that its name says"),

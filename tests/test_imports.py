@@ -26,6 +26,7 @@ DOORS = {
 }
 PROGRAMS = {
     "builder/images/mkext4.py",
+    "builder/images/sbom/look.py",
     "builder/trees.py",
     "contextualize/agent.py",
     "cluster/hosts/warden.py",
@@ -37,6 +38,7 @@ SPEAKERS = {
     "builder/terminal.py",
     "builder/cli.py",
     "builder/images/cli.py",
+    "builder/images/sbom/cli.py",
     "cluster/cli.py",
     *PROGRAMS,
 }
@@ -46,6 +48,7 @@ ALONE = {"builder/trees.py", "contextualize/agent.py", "cluster/hosts/warden.py"
 PURE = {
     *(f"builder/{m}.py" for m in ("errors", "units", "document", "steps", "plan", "eviction")),
     *(f"builder/images/{m}.py" for m in ("manifest", "initrd")),
+    *(f"builder/images/sbom/{m}.py" for m in ("inventory", "licences", "purl")),
     *(f"builder/images/ext4/{m}.py" for m in ("geometry", "inode", "groups", "layout", "attributes")),
     *(f"builder/language/{m}.py" for m in ("kinds", "sections", "context", "chain", "scope", "accounts")),
     *(f"builder/language/{m}.py" for m in ("deployment", "recipe")),

@@ -14,7 +14,7 @@ from builder.images.manifest import Manifest, PackageFact, WheelFact
 from tests.invented import IMAGE
 
 texts = st.text(max_size=12)
-NEWER = ("capabilities", "max_age", "context", "contextualization", "wheels")
+NEWER = ("capabilities", "max_age", "context", "contextualization", "wheels", "papers")
 """What manifests of earlier versions do not have."""
 manifests = st.builds(
     Manifest, id=texts, name=texts, version=texts, summary=texts,
@@ -24,6 +24,7 @@ manifests = st.builds(
     recipe_digest=texts, layers=st.lists(texts, max_size=3).map(tuple), epoch=st.integers(0, 2**40), built=texts,
     parameters=st.lists(st.tuples(texts, st.booleans() | st.integers() | texts), max_size=3).map(tuple),
     capabilities=st.lists(texts, max_size=3).map(tuple), max_age=st.integers(0, 2**40),
+    papers=st.lists(st.tuples(texts, texts), max_size=2).map(tuple),
     wheels=st.lists(st.builds(WheelFact, texts, texts, texts), max_size=3).map(tuple),
     contextualization=st.sampled_from(("agent", "cloud-init", "none")),
 )  # fmt: skip
@@ -50,7 +51,9 @@ def test_what_was_written_before_there_were_all_keys_is_read():
     told = json.loads(IMAGE.to_json())
     for name in NEWER:
         del told[name]
-    assert manifest.from_json(json.dumps(told)) == replace(IMAGE, capabilities=(), max_age=0)
+    assert manifest.from_json(json.dumps(told)) == replace(
+        IMAGE, capabilities=(), max_age=0, papers=()
+    )
 
 
 def test_an_image_is_aged_after_its_recipes_time():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from builder.cli import Json
+from builder.images.sbom.cli import provenance, sbom
 from builder.terminal import Terminal, home, library
 
 if TYPE_CHECKING:
@@ -193,3 +194,7 @@ def remove(
     found = catalog.get(name)
     catalog.remove(found)
     Terminal().say(f"{found.name} {found.short} removed")
+
+
+image.command("sbom")(sbom)
+image.command("provenance")(provenance)

@@ -20,6 +20,7 @@ from pathlib import Path
 from builder.errors import CommandFailed, WorkFailed
 from builder.images import initrd, manifest
 from builder.images.manifest import Manifest
+from builder.images.sbom import inventory, provenance
 from builder.layers import LayerStore
 from builder.plan import BuildPlan, Report
 
@@ -32,7 +33,9 @@ cp boot/vmlinuz-{version} {parts}/vmlinuz
 cp bin/busybox {parts}/busybox || {{ echo "the tree has no busybox: install busybox-static" >&2; exit 1; }}
 [ -z "{modules}" ] || (cd lib/modules/{version} && cp --parents -t {parts} {modules})
 cd /
-exec {python} -P -m builder.images.mkext4 "$m" {disk} {size} {seed} {epoch}
+{python} -P -m builder.images.sbom.look "$m" > {parts}/inventory & looking=$!
+{python} -P -m builder.images.mkext4 "$m" {disk} {size} {seed} {epoch}
+wait $looking
 """
 """What an image takes from the merged tree."""
 
@@ -41,7 +44,7 @@ def make(
     plan: BuildPlan, layers: tuple[str, ...], store: LayerStore, into: Path, now: datetime.datetime,
     report: Report,
 ) -> Manifest:  # fmt: skip
-    """Write disk.raw, vmlinuz, initrd and manifest.json into the empty folder `into`.
+    """Write disk.raw, vmlinuz, initrd, manifest.json and what describes them into the empty folder `into`.
 
     Raises WorkFailed if the tree is larger than the recipe's size, has no kernel, or lacks a driver.
     """
@@ -78,10 +81,14 @@ def make(
         packed = initrd.pack((parts / "busybox").read_bytes(), files, [Path(p).name for p in order])
         (into / "initrd").write_bytes(packed)
         shutil.copyfile(parts / "vmlinuz", into / "vmlinuz")
+        shutil.copyfile(parts / "inventory", into / inventory.FILE)
     for name in FILES:
         (into / name).chmod(0o444)
     digests = {name: sha256_of(into / name) for name in FILES[1:]}
     digests["disk.raw"] = digest
+    told = provenance.statement(plan, digests, provenance.host())
+    (into / provenance.FILE).write_text(told)
+    papers = {name: sha256_of(into / name) for name in (inventory.FILE, provenance.FILE)}
     installed = manifest.parse_packages(packages)
     made = Manifest(
         id=manifest.identity(digests), name=plan.name, version=plan.version, summary=plan.summary,
@@ -91,6 +98,7 @@ def make(
         recipe_digest=plan.recipe_digest, parameters=plan.parameters, layers=layers,
         built=now.isoformat(timespec="seconds"), capabilities=plan.capabilities,
         max_age=plan.max_age or 0, context=json.loads(plan.context or "{}"),
+        papers=tuple(sorted(papers.items())),
         contextualization=manifest.contextualization(bool(agent), installed),
     )  # fmt: skip
     (into / "manifest.json").write_text(made.to_json())

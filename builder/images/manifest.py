@@ -68,6 +68,8 @@ class Manifest:
     max_age: int = 0
     context: dict[str, Any] = field(default_factory=dict)
     """How its nodes join a cluster: what the recipe's `context` says, with its templates' texts."""
+    papers: tuple[tuple[str, str], ...] = ()
+    """sha256 of what describes the image and lies beside it: inventory and provenance. No part of the identity."""
     contextualization: Contextualization = "agent"
     wheels: tuple[WheelFact, ...] = ()
     """What pip installed: the recipe's `pip` and what that needs, in the order of names."""
@@ -96,6 +98,7 @@ def from_json(text: str) -> Manifest:
         data["parameters"] = tuple((k, v) for k, v in data["parameters"])
         data["layers"] = tuple(data["layers"])
         data["capabilities"] = tuple(data.get("capabilities", ()))
+        data["papers"] = tuple((k, v) for k, v in data.get("papers", ()))
         data["wheels"] = tuple(WheelFact(**w) for w in data.get("wheels", ()))
         found = Manifest(**data)
         if not isinstance(found.context, dict):
@@ -106,7 +109,7 @@ def from_json(text: str) -> Manifest:
         texts += [
             *found.layers,
             *found.capabilities,
-            *chain(*found.digests),
+            *chain(*found.digests, *found.papers),
             *(name for name, _ in found.parameters),
         ]
         texts += chain(*map(astuple, found.packages), *map(astuple, found.wheels))
