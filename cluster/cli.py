@@ -18,7 +18,7 @@ from builder import cli as builder_cli
 from builder.cli import Json
 from builder.images.cli import image
 from builder.terminal import Terminal, home
-from cluster import membership
+from cluster import membership, tools
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -31,6 +31,7 @@ app.command("scale")(membership.scale)
 app.command("replace")(membership.replace)
 app.command("recontext")(membership.recontext)
 app.command("events")(membership.events)
+tools.register(app)
 app.add_typer(image, name="image")
 app.add_typer(host, name="host")
 
@@ -49,7 +50,7 @@ def main() -> None:
         Terminal().error(explain(error))
         sys.exit(error.exit_code)
     except SystemExit as end:
-        if end.code == 130:  # typer makes this of Ctrl-C
+        if end.code == 130 and not isinstance(end, membership.EndedByHand):  # typer's, of Ctrl-C
             Terminal().error("interrupted; run the same command again to go on")
         raise
     except PermissionError as error:

@@ -166,6 +166,11 @@ def draft(
     return Draft(spec, host, plan, actions, fresh, before, tuple(images.values()))
 
 
+def declared(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Declared]:
+    """What each role of a cluster file says of deployment, its image's recipe first. InputError if it cannot work."""
+    return _declared(spec, document, _images(site, spec, document))
+
+
 def _declared(
     spec: ClusterSpec, document: Document, images: Mapping[str, Manifest]
 ) -> dict[str, Declared]:
@@ -538,9 +543,11 @@ def write_access(site: Site, drawn: Draft) -> None:
         for n in drawn.plan.nodes
     )
     (folder / "known_hosts").write_text(known)
-    (folder / "ssh_config").write_text(contexts.ssh_config(
-        [(n.name, n.address) for n in drawn.plan.nodes], folder, " ".join(drawn.host.enter())
-    ))  # fmt: skip
+    nodes = [(n.name, n.address) for n in drawn.plan.nodes]
+    enter = " ".join(drawn.host.enter())
+    (folder / "ssh_config").write_text(
+        contexts.ssh_config(drawn.spec.cluster, nodes, folder, enter)
+    )
 
 
 def forget(site: Site, cluster: str) -> None:

@@ -219,6 +219,14 @@ class Ledger:
             raise InputError(Problem("", f"no cluster '{name}'", hint))
         return known[name]
 
+    def created(self, name: str) -> str | None:
+        """When the cluster of that name was launched first; None when there is none."""
+        with self._sql() as sql:
+            found: str | None = sql.execute(
+                select(_clusters.c.created).where(_clusters.c.name == name)
+            ).scalar()
+        return found
+
     def open_cluster(self, row: ClusterRow, nodes: list[NodeRow]) -> ClusterRow:
         """Remember a cluster and its nodes. If it is known, its secret and network stay and the rest is renewed.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,18 +107,37 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more happens.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what happened to a cluster and its nodes, oldest first."""
+    """Tell what happened to a cluster and its nodes, oldest first; --follow ends when the cluster is gone."""
     terminal, site = Terminal(), _site()
-    site.ledger.cluster(cluster)
+    row = site.ledger.cluster(cluster)
     last = 0
-    while True:
-        found = site.ledger.events(cluster, last)
-        for e in found:
-            last = e.number
-            if as_json:
-                terminal.line(asdict(e))
-            else:
-                terminal.say(f"{e.time[:19]}  {e.node or cluster:<12}  {e.what}")
-        if not follow:
-            return
-        time.sleep(0.5)
+    with _until_interrupted():
+        while True:
+            for e in site.ledger.events(cluster, last):
+                last = e.number
+                if as_json:
+                    terminal.line(asdict(e))
+                else:
+                    terminal.say(f"{e.time[:19]}  {e.node or cluster:<12}  {e.what}")
+            if not follow:
+                return
+            if site.ledger.created(cluster) != row.created:
+                terminal.error(f"{cluster} is gone")
+                return
+            time.sleep(LOOK)
+
+
+LOOK = 0.5
+"""Seconds between looks at the ledger."""
+
+
+class EndedByHand(SystemExit):
+    """Ctrl-C where it is the way to end: the status says so, and nothing is left to go on with."""
+
+
+@contextlib.contextmanager
+def _until_interrupted() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise EndedByHand(130) from None

@@ -96,8 +96,9 @@ def authorized_keys(context: Context, role: str) -> str:
     return "".join(f"{key}\n" for key in dict.fromkeys(keys))
 
 
-def ssh_config(nodes: Sequence[tuple[str, str]], folder: Path, enter: str) -> str:
-    """An OpenSSH client configuration that reaches every (node, address) with verified keys and no questions.
+def ssh_config(cluster: str, nodes: Sequence[tuple[str, str]], folder: Path, enter: str) -> str:
+    """An OpenSSH client configuration that reaches every (node, address) with verified keys and no questions, by short
+    name and by full name.
 
     folder  where known_hosts and operator_key lie
     enter   the command that enters the nodes' network, or "" when it is ours
@@ -106,16 +107,22 @@ def ssh_config(nodes: Sequence[tuple[str, str]], folder: Path, enter: str) -> st
     lines = []
     for name, address in nodes:
         lines += [
-            f"Host {name}", f"    HostName {address}", f"    HostKeyAlias {name}", "    User root",
+            f"Host {name} {name}.{cluster}", f"    HostName {address}", f"    HostKeyAlias {name}", "    User root",
             f"    IdentityFile {key}", "    IdentitiesOnly yes",
             f"    UserKnownHostsFile {known}", "    GlobalKnownHostsFile /dev/null",
             "    StrictHostKeyChecking yes", "    LogLevel ERROR", "    ConnectTimeout 30",
         ]  # fmt: skip
         if enter:
-            # bash's /dev/tcp: a relay without a program that might not be there.
-            relay = "exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3; kill $!"
-            lines.append(f"    ProxyCommand {enter} bash -c '{relay}'")
+            lines.append(f"    ProxyCommand {relay(enter)}")
     return "\n".join(lines) + "\n"
+
+
+def relay(enter: str) -> str:
+    """The command by which ssh (which fills in %h and %p) reaches a node of another network.
+
+    Through bash's /dev/tcp: no program that might not be there.
+    """
+    return f"{enter} bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3; kill $!'"
 
 
 def _word(path: Path) -> str:

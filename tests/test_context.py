@@ -73,10 +73,10 @@ def test_golden_document(golden):
 def test_golden_ssh_config(golden):
     nodes = [(m.name, m.address) for m in CONTEXT.members[:2]]
     text = contexts.ssh_config(
-        nodes, Path("/home/me/clusters/demo"), "nsenter --net=/run/netns/phx-lab"
+        "demo", nodes, Path("/home/me/clusters/demo"), "nsenter --net=/run/netns/phx-lab"
     )
     golden("context/ssh_config", text)
-    assert "ProxyCommand" not in contexts.ssh_config(nodes, Path("/x"), "")
+    assert "ProxyCommand" not in contexts.ssh_config("demo", nodes, Path("/x"), "")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_golden_ssh_config(golden):
     ],
 )
 def test_a_folder_of_any_name_in_ssh_config(folder, word):
-    text = contexts.ssh_config([("n-1", "10.7.0.1")], Path(folder), "")
+    text = contexts.ssh_config("demo", [("n-1", "10.7.0.1")], Path(folder), "")
     assert f"    IdentityFile {word}\n" in text
     assert f"    UserKnownHostsFile {word.replace('operator_key', 'known_hosts')}\n" in text
 

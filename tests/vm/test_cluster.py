@@ -15,7 +15,7 @@ from cluster import network
 from cluster.hosts.sandbox import pids
 from cluster.launch import Site
 from contextualize.identity import derive
-from tests.vm.conftest import Phx, cluster_text
+from tests.vm.conftest import PHX, Phx, cluster_text
 
 pytestmark = pytest.mark.vm
 
@@ -111,6 +111,41 @@ def test_plain_ssh_with_the_written_configuration_enters(ready: Phx) -> None:
         check=False,
     )
     assert done.stdout == "worker-2\n", done.stderr
+
+
+def test_fabric_runs_on_the_written_configuration_as_it_is(ready: Phx) -> None:
+    """Keys, addresses and the way in come from the file; host keys are looked at when it is told to."""
+    from fabric import Config, Connection, ThreadingGroup
+    from paramiko import RejectPolicy
+
+    folder = ready.home / "clusters" / NAME
+    config = Config(runtime_ssh_path=str(folder / "ssh_config"))
+    with Connection("head-1", config=config) as one:
+        assert one.run("hostname", hide=True, in_stream=False).stdout == "head-1\n"
+    group = ThreadingGroup("worker-1", "worker-2", config=config)
+    for connection in group:
+        connection.client.load_host_keys(str(folder / "known_hosts"))
+        connection.client.set_missing_host_key_policy(RejectPolicy())
+    said = {
+        c.original_host: r.stdout
+        for c, r in group.run("hostname", hide=True, in_stream=False).items()
+    }
+    group.close()
+    assert said == {"worker-1": "worker-1\n", "worker-2": "worker-2\n"}
+
+
+def test_ansible_reaches_every_node_through_the_inventory(ready: Phx, tmp_path: Path) -> None:
+    script = tmp_path / "inventory"
+    ready.run("inventory", NAME, "--write", script)
+    done = subprocess.run(
+        [Path(PHX).with_name("ansible"), "-i", script, "all", "-o", "-m", "command", "-a", "hostname"],
+        env={**os.environ, "ANSIBLE_HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {line.split(" ")[0] for line in done.stdout.splitlines() if "rc=0" in line} == {
+        "head-1", "worker-1", "worker-2",
+    }  # fmt: skip
 
 
 def test_no_secret_in_process_lists_or_reports(ready: Phx) -> None:
