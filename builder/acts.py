@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import assert_never
 
 from builder import downloads
+from builder.chamber import Chamber
 from builder.language.recipe import Fetched, Placed, PlacedDirectory
-from builder.layers import Chamber
 from builder.packages.apt import archive
 from builder.plan import Report
 from builder.secrets import Secret

@@ -12,8 +12,9 @@ from types import MappingProxyType
 
 from builder import downloads
 from builder.acts import Caches, execute
+from builder.chamber import Chamber
 from builder.errors import CommandFailed, TimedOut, WorkFailed
-from builder.layers import Chamber, LayerInfo, LayerStore, holding
+from builder.layers import LayerInfo, LayerStore, holding
 from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Report
 from builder.secrets import SURE, Secret, lines_of

@@ -1,12 +1,10 @@
-"""The layer store: what each step changed, kept by the step's id, and the chamber in which the next step runs.
+"""The layer store: what each step changed, kept by the step's id, and chambers over them.
 
     <root>/<id>/tree      the step's difference to its parent (overlayfs upper folder)
     <root>/<id>/layer.json  parent, kind, title, seconds, size, digest; written before the folder gets its name
     <root>/tmp/...        work in progress; anything here that no running build claims is rubbish
 
-A layer appears by one rename, so it is whole or absent. A step runs in a *chamber*: mount, process and network
-namespaces of its own, so its mounts and processes are gone with it however it ends, and it reaches no network. For
-an ordinary user they are inside a user namespace (builder/rights.py).
+A layer appears by one rename, so it is whole or absent.
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import sys
 import time
 import uuid
@@ -23,11 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder import eviction, trees
+from builder.chamber import Chamber
 from builder.claims import alone, claimed, claims
-from builder.errors import CommandFailed, WorkFailed
+from builder.errors import WorkFailed
 from builder.rights import demand_own, remove, rights
-from builder.run import Done, program, run
-from builder.secrets import Secret
+from builder.run import program, run
 
 SHORT = 20
 """Hex digits of a layer's id in its folder's name: mount(2) takes one page of options, 170 such layers."""
@@ -213,110 +210,3 @@ def holding(tree: Path, words: Sequence[bytes]) -> list[str]:
     told = json.dumps([word.hex() for word in words]).encode()
     done = run([*argv, "holding", str(tree)], timeout=MEASURE_TIMEOUT, stdin=told)
     return json.loads(done.text)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, slots=True)
-class Chamber:
-    """Where one step runs. `work/tree` collects its changes; `below` are the layers under it, oldest first."""
-
-    root: Path
-    work: Path
-    below: tuple[str, ...]
-
-    @property
-    def tree(self) -> Path:
-        return self.work / "tree"
-
-    def inside(
-        self,
-        script: str,
-        *,
-        stdin: bytes = b"",
-        timeout: float,
-        binds: Sequence[tuple[Path, str]] = (),
-        log: Path | None = None,
-        epoch: int = 0,
-        on_line: Callable[[str], None] | None = None,
-        mask: Sequence[Secret] = (),
-    ) -> Done:
-        """Run `sh -eu` as root in the merged tree.
-
-        binds  (folder here, folder in the tree) pairs, for the time of the step, read-only
-        epoch  its SOURCE_DATE_EPOCH
-        mask   secrets that must not be seen in anything that it says
-        There is no network but a dead loopback: what a step needs is in the tree or bound into it.
-        """
-        merged = shlex.quote(str(self.work / "merged"))
-        extra = "".join(
-            f'mkdir -p "$m{inner}"; mount --bind {shlex.quote(str(outer))} "$m{inner}"\n'
-            # nosuid and the others: without rights over the machine, what a mount has of them cannot be taken off it.
-            f'mount -o remount,bind,ro,nosuid,nodev,noexec "$m{inner}"\n'
-            for outer, inner in binds
-        )
-        # The script goes in the environment so that standard input stays free for the step's data.
-        setup = f"""set -eu
-m={merged}
-{self._overlay()}
-mount -t proc proc "$m/proc"
-mount -t sysfs -o ro sysfs "$m/sys"
-mount -t tmpfs -o mode=755 dev "$m/dev"
-mkdir "$m/dev/pts" "$m/dev/shm"
-mount -t devpts -o newinstance,ptmxmode=0666,gid=5,mode=620 devpts "$m/dev/pts"
-ln -s pts/ptmx "$m/dev/ptmx"
-for d in null zero full random urandom tty; do : > "$m/dev/$d"; mount --bind /dev/$d "$m/dev/$d"; done
-ln -s /proc/self/fd "$m/dev/fd"; ln -s fd/0 "$m/dev/stdin"; ln -s fd/1 "$m/dev/stdout"; ln -s fd/2 "$m/dev/stderr"
-mount -t tmpfs -o mode=755 run "$m/run"
-mount -t tmpfs -o mode=1777 tmp "$m/tmp"
-{extra}
-exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
-  DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true TMPDIR=/tmp SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
-  sh -euc "$PHX_SCRIPT"
-"""
-        return self._run(setup, script, stdin, timeout, log, on_line, epoch, mask)
-
-    def outside(
-        self, script: str, *, timeout: float, log: Path | None = None, epoch: int = 0,
-        on_line: Callable[[str], None] | None = None,
-    ) -> Done:  # fmt: skip
-        """Run `sh -eu` with our own programs; `$m` is the merged tree (or the empty tree when nothing is below)."""
-        merged = shlex.quote(str(self.work / "merged"))
-        setup = f'set -eu\nexport m={merged}\n{self._overlay()}\nexec sh -euc "$PHX_SCRIPT"\n'
-        return self._run(setup, script, b"", timeout, log, on_line, epoch)
-
-    def _overlay(self) -> str:
-        if not self.below:
-            return f'mount --bind {shlex.quote(str(self.tree))} "$m"'
-        # Relative names, newest first: absolute ones would fill mount(2)'s one page after 30 layers.
-        lower = ":".join(f"{name}/tree" for name in reversed(self.below))
-        here = self.work.relative_to(self.root)
-        return (
-            f"cd {shlex.quote(str(self.root))}\n"
-            f"mount -t overlay overlay -o {rights().overlay}lowerdir={lower},upperdir={here}/tree,workdir={here}/work "
-            '"$m"\ncd /'
-        )
-
-    def _run(
-        self, setup: str, script: str, stdin: bytes, timeout: float,
-        log: Path | None, on_line: Callable[[str], None] | None, epoch: int,
-        mask: Sequence[Secret] = (),
-    ) -> Done:  # fmt: skip
-        argv = [
-            program("unshare", "util-linux"),
-            *rights().prefix,
-            "--mount",
-            "--pid",
-            "--ipc",
-            "--uts",
-            "--fork",
-        ]
-        # The caller's umask must not show in the layer.
-        argv += ["--kill-child", "--mount-proc", "--net", "sh", "-c", f"umask 022\n{setup}"]
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PHX_SCRIPT": script, "LC_ALL": "C.UTF-8"}
-        env["SOURCE_DATE_EPOCH"] = str(epoch)
-        try:
-            return run(
-                argv, timeout=timeout, stdin=stdin, env=env, log=log, on_line=on_line, mask=mask
-            )
-        except CommandFailed as cause:
-            # The program the user knows is the script, not unshare.
-            raise CommandFailed(["sh"], cause.status, cause.tail) from None

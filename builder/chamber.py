@@ -1,0 +1,132 @@
+"""The chamber in which one step runs: mount, process and network namespaces of its own over the layers below.
+
+Its mounts and processes are gone with it however it ends, and it reaches no network. For an ordinary user they are
+inside a user namespace (builder/rights.py).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import CommandFailed
+from builder.rights import rights
+from builder.run import Done, program, run
+from builder.secrets import Secret
+
+_FURNISH = """\
+mount -t proc proc "$m/proc"
+mount -t sysfs -o ro sysfs "$m/sys"
+mount -t tmpfs -o mode=755 dev "$m/dev"
+mkdir "$m/dev/pts" "$m/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666,gid=5,mode=620 devpts "$m/dev/pts"
+ln -s pts/ptmx "$m/dev/ptmx"
+for d in null zero full random urandom tty; do : > "$m/dev/$d"; mount --bind /dev/$d "$m/dev/$d"; done
+ln -s /proc/self/fd "$m/dev/fd"; ln -s fd/0 "$m/dev/stdin"; ln -s fd/1 "$m/dev/stdout"; ln -s fd/2 "$m/dev/stderr"
+mount -t tmpfs -o mode=755 run "$m/run"
+mount -t tmpfs -o mode=1777 tmp "$m/tmp"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Chamber:
+    """Where one step runs. `work/tree` collects its changes; `below` are the layers under it, oldest first."""
+
+    root: Path
+    work: Path
+    below: tuple[str, ...]
+
+    @property
+    def tree(self) -> Path:
+        return self.work / "tree"
+
+    def inside(
+        self,
+        script: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float,
+        binds: Sequence[tuple[Path, str]] = (),
+        log: Path | None = None,
+        epoch: int = 0,
+        on_line: Callable[[str], None] | None = None,
+        mask: Sequence[Secret] = (),
+    ) -> Done:
+        """Run `sh -eu` as root in the merged tree.
+
+        binds  (folder here, folder in the tree) pairs, for the time of the step, read-only
+        epoch  its SOURCE_DATE_EPOCH
+        mask   secrets that must not be seen in anything that it says
+        There is no network but a dead loopback: what a step needs is in the tree or bound into it.
+        """
+        merged = shlex.quote(str(self.work / "merged"))
+        extra = "".join(
+            f'mkdir -p "$m{inner}"; mount --bind {shlex.quote(str(outer))} "$m{inner}"\n'
+            # nosuid and the others: without rights over the machine, what a mount has of them cannot be taken off it.
+            f'mount -o remount,bind,ro,nosuid,nodev,noexec "$m{inner}"\n'
+            for outer, inner in binds
+        )
+        # The script goes in the environment so that standard input stays free for the step's data.
+        setup = f"""set -eu
+m={merged}
+{self._overlay()}
+{_FURNISH}
+{extra}
+exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+  DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true TMPDIR=/tmp SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
+  sh -euc "$PHX_SCRIPT"
+"""
+        return self._run(setup, script, stdin, timeout, log, on_line, epoch, mask)
+
+    def outside(
+        self, script: str, *, timeout: float, log: Path | None = None, epoch: int = 0,
+        on_line: Callable[[str], None] | None = None, furnished: bool = False,
+    ) -> Done:  # fmt: skip
+        """Run `sh -eu` with our own programs; `$m` is the merged tree (or the empty tree when nothing is below).
+
+        furnished  whether programs of the tree find in it what `inside` gives them: /proc, /dev, an empty /run and /tmp
+        """
+        merged = shlex.quote(str(self.work / "merged"))
+        setup = f"set -eu\nexport m={merged}\n{self._overlay()}\n"
+        setup += (_FURNISH if furnished else "") + '\nexec sh -euc "$PHX_SCRIPT"\n'
+        return self._run(setup, script, b"", timeout, log, on_line, epoch)
+
+    def _overlay(self) -> str:
+        if not self.below:
+            return f'mount --bind {shlex.quote(str(self.tree))} "$m"'
+        # Relative names, newest first: absolute ones would fill mount(2)'s one page after 30 layers.
+        lower = ":".join(f"{name}/tree" for name in reversed(self.below))
+        here = self.work.relative_to(self.root)
+        return (
+            f"cd {shlex.quote(str(self.root))}\n"
+            f"mount -t overlay overlay -o {rights().overlay}lowerdir={lower},upperdir={here}/tree,workdir={here}/work "
+            '"$m"\ncd /'
+        )
+
+    def _run(
+        self, setup: str, script: str, stdin: bytes, timeout: float,
+        log: Path | None, on_line: Callable[[str], None] | None, epoch: int,
+        mask: Sequence[Secret] = (),
+    ) -> Done:  # fmt: skip
+        argv = [
+            program("unshare", "util-linux"),
+            *rights().prefix,
+            "--mount",
+            "--pid",
+            "--ipc",
+            "--uts",
+            "--fork",
+        ]
+        # The caller's umask must not show in the layer.
+        argv += ["--kill-child", "--mount-proc", "--net", "sh", "-c", f"umask 022\n{setup}"]
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PHX_SCRIPT": script, "LC_ALL": "C.UTF-8"}
+        env["SOURCE_DATE_EPOCH"] = str(epoch)
+        try:
+            return run(
+                argv, timeout=timeout, stdin=stdin, env=env, log=log, on_line=on_line, mask=mask
+            )
+        except CommandFailed as cause:
+            # The program the user knows is the script, not unshare.
+            raise CommandFailed(["sh"], cause.status, cause.tail) from None
