@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shlex
 import sys
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import assert_never
 
-from builder import downloads
+from builder import downloads, placing
 from builder.chamber import Chamber
-from builder.language.recipe import Fetched, Placed, PlacedDirectory
+from builder.language.flat import Placed
 from builder.packages.apt import archive
+from builder.packages.pip import requirements
 from builder.plan import Report
 from builder.secrets import Secret
-from builder.steps import Accounts, Bootstrap, Install, Locked, Script, Seal, Step, Switch, Write
+from builder.steps import (
+    Accounts,
+    Bootstrap,
+    Install,
+    Locked,
+    Pip,
+    Script,
+    Seal,
+    Step,
+    Switch,
+    Write,
+)
 
 STEP_TIMEOUT = 1800.0
 """Seconds that any one step may take."""
@@ -83,6 +93,11 @@ def execute(
                 timeout=STEP_TIMEOUT, binds=[(offered, "/run/packages")], log=log, epoch=epoch,
                 on_line=_apt_progress(report),
             )  # fmt: skip
+        case Pip():
+            chamber.inside(
+                _PIP.format(installer=step.installer.file), log=log, epoch=epoch,
+                binds=[(_offer_wheels(step, chamber, caches), "/run/wheels")], timeout=STEP_TIMEOUT,
+            )  # fmt: skip
         case Accounts():
             chamber.inside(_accounts(step), timeout=STEP_TIMEOUT, log=log, epoch=epoch)
         case Write():
@@ -100,10 +115,11 @@ def execute(
             if not step.fetched():
                 binds, script = [], f"umask 022; exec {untar}"
             else:
-                binds = [(_offer_files(step.fetched(), chamber, caches), "/run/files")]
-                script = f"umask 022; {untar}\n" + _copies(step.fetched(), epoch)
+                placing.offer(step.fetched(), caches.files, chamber.work / "files")
+                binds = [(chamber.work / "files", "/run/files")]
+                script = f"umask 022; {untar}\n" + placing.copies(step.fetched(), epoch)
             chamber.inside(
-                known + script, binds=binds, stdin=tar_of(placed, epoch, step.directories),
+                known + script, binds=binds, stdin=placing.tar_of(placed, epoch, step.directories),
                 timeout=STEP_TIMEOUT, log=log,
             )  # fmt: skip
         case Switch():
@@ -112,13 +128,15 @@ def execute(
                                          ("mask", step.mask)) if units]  # fmt: skip
             chamber.inside("\n".join(lines), timeout=STEP_TIMEOUT, log=log, epoch=epoch)
         case Script():
+            # A guest's own PATH: what pip or a file of the recipe put there is found.
             script = step.script if step.user == "root" else _as_user(step)
+            script = f"export PATH=/usr/local/sbin:/usr/local/bin:$PATH; {script}"
             if not step.secrets:
                 chamber.inside(script, timeout=STEP_TIMEOUT, log=log, epoch=epoch)
                 return
             needed = {name: secrets[name] for name in step.secrets}
             chamber.inside(
-                _with_secrets(script), stdin=_secret_files(needed, step.user, epoch),
+                _with_secrets(script), stdin=placing.secret_files(needed, step.user, epoch),
                 mask=tuple(needed.values()), timeout=STEP_TIMEOUT, log=log, epoch=epoch,
             )  # fmt: skip
         case Seal():
@@ -151,27 +169,27 @@ def _offer(packages: Sequence[Locked], suite: str, chamber: Chamber, caches: Cac
     return folder
 
 
-def _offer_files(files: Sequence[Fetched], chamber: Chamber, caches: Caches) -> Path:
-    """A folder with exactly these fetched files, by their sha256, gone with the chamber."""
-    folder = chamber.work / "files"
+_PIP = """
+command -v python3 >/dev/null || {{ echo "no python3 in the image: name the package python3" >&2; exit 1; }}
+# The pip that is locked runs from its wheel. In the order of the lock, with the epoch that the step has: compiled files
+# then hold the digest of their source instead of its time (PEP 552).
+export PYTHONPATH=/run/wheels/{installer} PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1
+exec python3 -m pip --isolated --disable-pip-version-check --no-input --no-cache-dir install --quiet \
+    --no-index --find-links /run/wheels --require-hashes --no-deps --ignore-installed \
+    --break-system-packages --root-user-action=ignore --requirement /run/wheels/requirements.txt
+"""
+
+
+def _offer_wheels(step: Pip, chamber: Chamber, caches: Caches) -> Path:
+    """A folder with exactly the locked wheels and the pip that installs them, gone with the chamber."""
+    folder = chamber.work / "wheels"
     folder.mkdir()
-    for sha256 in sorted({f.sha256 for f in files}):
-        downloads.offer(caches.files, sha256, folder / sha256)
+    for wheel in step.local:
+        (folder / wheel.file).write_bytes(wheel.data)
+    for locked in step.fetched():
+        downloads.offer(caches.files, locked.sha256, folder / locked.file)
+    (folder / "requirements.txt").write_text(requirements(step.locked))
     return folder
-
-
-def _copies(files: Sequence[Fetched], epoch: int) -> str:
-    """Shell lines that place fetched files as the tar places the others: a link in the place is replaced."""
-    lines = []
-    for file in sorted(files, key=lambda f: f.path):
-        user, _, group = file.owner.partition(":")
-        path = shlex.quote(file.path)
-        lines += [
-            f"mkdir -p {shlex.quote(str(PurePosixPath(file.path).parent))}; rm -f {path}",
-            f"cp -T /run/files/{file.sha256} {path}; chown {user}:{group or user} {path}",
-            f"chmod {file.mode:04o} {path}; touch -d @{epoch} {path}",
-        ]
-    return "\n".join(lines)
 
 
 _CONFIGURE = r"""
@@ -249,31 +267,6 @@ def _apt_progress(report: Report) -> Callable[[str], None]:
     return hear
 
 
-def tar_of(
-    files: Sequence[Placed], epoch: int, directories: Sequence[PlacedDirectory] = ()
-) -> bytes:
-    """Directories, then files, as a tar, each in the order of their paths; owners by name, every time `epoch`."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for directory in sorted(directories, key=lambda d: d.path):
-            entry = _entry(directory, epoch)
-            entry.type = tarfile.DIRTYPE
-            tar.addfile(entry)
-        for file in sorted(files, key=lambda f: f.path):
-            entry = _entry(file, epoch)
-            entry.size = len(file.data)
-            tar.addfile(entry, io.BytesIO(file.data))
-    return packed.getvalue()
-
-
-def _entry(placed: Placed | PlacedDirectory, epoch: int) -> tarfile.TarInfo:
-    entry = tarfile.TarInfo(placed.path.lstrip("/"))
-    entry.mode, entry.mtime = placed.mode, epoch
-    user, _, group = placed.owner.partition(":")
-    entry.uname, entry.gname = user, group or user
-    return entry
-
-
 def _accounts(step: Accounts) -> str:
     """All groups of their own first, so that one user may be in another's; in the order of uids."""
     users = sorted(step.users, key=lambda u: u.uid)
@@ -298,14 +291,6 @@ def _accounts(step: Accounts) -> str:
         words += ["--system", "--no-create-home"] if u.system else ["--create-home"]
         lines.append(shlex.join([*words, u.name]))
     return "\n".join(lines)
-
-
-def _secret_files(secrets: Mapping[str, Secret], user: str, epoch: int) -> bytes:
-    files = [
-        Placed(f"/run/secrets/{name}", 0o400, user, secret.reveal())
-        for name, secret in secrets.items()
-    ]
-    return tar_of(files, epoch)
 
 
 def _with_secrets(script: str) -> str:

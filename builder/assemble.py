@@ -15,10 +15,11 @@ from builder.acts import Caches, execute
 from builder.chamber import Chamber
 from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.layers import LayerInfo, LayerStore, holding
+from builder.packages import pip as wheels
 from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Report
 from builder.secrets import SURE, Secret, lines_of
-from builder.steps import Bootstrap, Install, Script, Write
+from builder.steps import Bootstrap, Install, Pip, Script, Write
 
 
 def assemble(
@@ -26,12 +27,14 @@ def assemble(
     store: LayerStore,
     caches: Caches,
     apt: Apt,
+    pip: wheels.Pip,
     report: Report,
     secrets: Mapping[str, Secret] = MappingProxyType({}),
 ) -> tuple[str, ...]:
     """Make the plan's missing layers; all layer ids, oldest first.
 
     apt      fetches the packages of missing layers that are not in the cache yet
+    pip      fetches their wheels
     secrets  those that steps of missing layers name
 
     Raises WorkFailed naming the step; the layers before it are kept and the next run goes on there.
@@ -55,6 +58,8 @@ def assemble(
             started = time.monotonic()
             if isinstance(step, Bootstrap | Install):
                 apt.fetch(step.locked, report)
+            if isinstance(step, Pip):
+                pip.fetch(step.fetched(), report)
             if isinstance(step, Write):
                 for file in step.fetched():
                     downloads.fetch(file.url, file.sha256, caches.files, file.where, report)

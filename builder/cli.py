@@ -13,7 +13,7 @@ from builder.terminal import Terminal, home, layers_max, library
 
 if TYPE_CHECKING:
     from builder.images.manifest import Manifest
-    from builder.language.recipe import Flat
+    from builder.language.flat import Flat
     from builder.secrets import Secret
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -155,7 +155,7 @@ def _merged(document: Document, errors: list[ErrorDetails]) -> list[ErrorDetails
     """A value that is none of a union's types is one error, not one for each type."""
     merged: dict[Any, ErrorDetails] = {}
     for n, error in enumerate(errors):
-        place = _real(document, error["loc"])
+        place = _real(document, error)
         union = place != error["loc"] and error["msg"].startswith("Input should be")
         key = place if union else n
         if key in merged:
@@ -165,10 +165,10 @@ def _merged(document: Document, errors: list[ErrorDetails]) -> list[ErrorDetails
     return list(merged.values())
 
 
-def _real(document: Document, loc: tuple[int | str, ...]) -> Place:
-    """pydantic adds names of union members to a place; keep only what is in the data."""
+def _real(document: Document, error: ErrorDetails) -> Place:
+    """pydantic adds names of union members to a place; keep only what is in the data, and a key that is missing."""
     place: Place = ()
-    data = document.data
+    data, loc = document.data, error["loc"]
     for part in loc:
         inner = (
             data
@@ -179,7 +179,7 @@ def _real(document: Document, loc: tuple[int | str, ...]) -> Place:
             data = inner[part]
         elif part == "[key]":  # of a mapping's key itself, pydantic says
             return place
-        elif part is loc[-1] and isinstance(data, dict):
+        elif part is loc[-1] and error["type"] == "missing":
             return (*place, part)
         else:
             continue
@@ -188,7 +188,7 @@ def _real(document: Document, loc: tuple[int | str, ...]) -> Place:
 
 
 def _problem(document: Document, model: type[BaseModel], error: ErrorDetails) -> Problem:
-    place = _real(document, error["loc"])
+    place = _real(document, error)
     kind, text = error["type"], error["msg"]
     if kind == "extra_forbidden":
         key = str(place[-1]) if place else ""

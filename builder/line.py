@@ -11,7 +11,7 @@ import datetime
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,9 +22,9 @@ from builder.images import disk
 from builder.images.catalog import Catalog
 from builder.images.manifest import Manifest
 from builder.language import recipe
-from builder.language.recipe import Flat
+from builder.language.flat import Flat
 from builder.layers import LayerInfo, LayerStore
-from builder.packages import facts, lock
+from builder.packages import facts, lock, pip
 from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Facts, Report
 from builder.rights import remove, rights
@@ -72,6 +72,9 @@ class Line:
             )  # fmt: skip
         return self._apts[suite]
 
+    def _pip(self, suite: str) -> pip.Pip:
+        return pip.Pip(suite, self.caches.files, self.caches.logs / "pip.log")
+
     def facts(self, flat: Flat, folder: Path) -> tuple[Facts, str]:
         """The exact packages, and where they come from in words. InputError for a stale recipe.lock."""
         key = lock.key(flat)
@@ -107,6 +110,8 @@ class Line:
 
     def _resolve(self, flat: Flat, key: str) -> Facts:
         found = facts.resolve(flat, self._apt(flat.suite), self.report)
+        installer, wheels = pip.resolve(flat, self._pip(flat.suite), self.report)
+        found = replace(found, installer=installer, wheels=wheels)
         _write(self._kept(key), lock.to_json(found, key))
         return found
 
@@ -174,8 +179,9 @@ class Line:
         self._demand_secrets(flat, drawn, store)
         with store.using(drawn.layers()):
             layers = assemble.assemble(
-                drawn, store, self.caches, self._apt(flat.suite), self.report, self.secrets
-            )
+                drawn, store, self.caches, self._apt(flat.suite), self._pip(flat.suite),
+                self.report, self.secrets,
+            )  # fmt: skip
             layered()
             now = datetime.datetime.now(datetime.UTC)
             return catalog.add(lambda into: disk.make(drawn, layers, store, into, now, self.report))

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import InputError, Problem
-from builder.language.recipe import Flat, Part
+from builder.language.flat import Flat, Part
 from builder.language.sections import Kernel
 from builder.steps import (
     Accounts,
     Bootstrap,
     Install,
     Locked,
+    LockedWheel,
+    Pip,
     Script,
     Seal,
     Step,
@@ -30,11 +32,15 @@ class Facts:
     """What planning needs to know of the world; kept as a lock.
 
     epoch     seconds since 1970: the mirror's own date when it was asked. No file of the image is younger
-    packages  for each part of the recipe, root first, the packages that it adds
+    packages   for each part of the recipe, root first, the packages that it adds
+    wheels     likewise the Python packages; () when the recipe has none
+    installer  the pip that installs them
     """
 
     epoch: int
     packages: tuple[tuple[Locked, ...], ...]
+    wheels: tuple[tuple[LockedWheel, ...], ...] = ()
+    installer: LockedWheel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,11 @@ class BuildPlan:
             ids.append(parent)
         return tuple(ids)
 
+    def wheels(self) -> list[LockedWheel]:
+        """All Python packages that pip installs, by name."""
+        found = [w for step in self.steps if isinstance(step, Pip) for w in step.locked]
+        return sorted(found, key=lambda wheel: wheel.name)
+
     @property
     def id(self) -> str:
         """Identity of the image that this plan makes: last layer and output."""
@@ -103,11 +114,12 @@ def plan(recipe: Flat, facts: Facts) -> BuildPlan:
     steps: list[Step] = [
         Bootstrap(recipe.suite, facts.epoch, wanted(recipe, root), locks[root.recipe])
     ]
-    steps += _sections(root)
+    wheels = dict(zip((part.recipe for part in recipe.parts), facts.wheels, strict=False))
+    steps += _sections(root, wheels.get(root.recipe, ()), facts.installer)
     for part in rest:
         if part.packages:
             steps.append(Install(wanted(recipe, part), locks[part.recipe]))
-        steps += _sections(part)
+        steps += _sections(part, wheels.get(part.recipe, ()), facts.installer)
     steps.append(Seal())
     return BuildPlan(
         recipe.name, recipe.version, recipe.summary, recipe.digest, recipe.parameters,
@@ -122,8 +134,12 @@ def wanted(recipe: Flat, part: Part) -> tuple[str, ...]:
     return (*names, recipe.kernel.package) if part is recipe.parts[0] else names
 
 
-def _sections(part: Part) -> list[Step]:
+def _sections(
+    part: Part, wheels: tuple[LockedWheel, ...], installer: LockedWheel | None
+) -> list[Step]:
     steps: list[Step] = []
+    if wheels and installer is not None:
+        steps.append(Pip(tuple(name for name, _ in part.pip), installer, wheels, part.wheels))
     if part.users:
         steps.append(Accounts(part.users))
     if part.files or part.directories:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from builder.language.accounts import Account
-from builder.language.recipe import Fetched, Placed, PlacedDirectory
+from builder.language.flat import Fetched, LocalWheel, Placed, PlacedDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,47 @@ class Install:
 
     def title(self) -> str:
         return f"install {', '.join(self.packages)}"
+
+
+@dataclass(frozen=True, slots=True)
+class LockedWheel:
+    """One exact Python package: what pip chose, its file's name and sha256. `name` is normalized (PEP 503)."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+
+    def told(self) -> list[str]:
+        return [self.name, self.version, self.file, self.sha256]
+
+
+@dataclass(frozen=True, slots=True)
+class Pip:
+    """Python packages on top of what is there. `installer` is the pip that installs them, and is not installed.
+
+    local  wheels of the recipe; each is in `locked` too
+    """
+
+    kind: ClassVar[str] = "pip"
+    rev: ClassVar[int] = 1
+    packages: tuple[str, ...]
+    installer: LockedWheel
+    locked: tuple[LockedWheel, ...]
+    local: tuple[LocalWheel, ...] = ()
+
+    def told(self) -> dict[str, Any]:
+        return {"packages": sorted(self.packages), "locked": sorted(w.told() for w in self.locked),
+                "installer": self.installer.told()}  # fmt: skip
+
+    def fetched(self) -> list[LockedWheel]:
+        """Those that an index gives."""
+        own = {wheel.sha256 for wheel in self.local}
+        all_ = dict.fromkeys((self.installer, *self.locked))
+        return [wheel for wheel in all_ if wheel.sha256 not in own]
+
+    def title(self) -> str:
+        return f"pip install {_few([*self.packages, *(w.file for w in self.local)])}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +174,7 @@ class Script:
     """
 
     kind: ClassVar[str] = "script"
-    rev: ClassVar[int] = 1
+    rev: ClassVar[int] = 2
     name: str
     script: str
     user: str = "root"
@@ -163,7 +204,7 @@ class Seal:
         return "seal: no machine-id, host keys, caches or logs"
 
 
-Step = Bootstrap | Install | Accounts | Write | Switch | Script | Seal
+Step = Bootstrap | Install | Pip | Accounts | Write | Switch | Script | Seal
 
 
 def _few(names: list[str]) -> str:

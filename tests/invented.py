@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import ipaddress
 import re
 import tarfile
+import zipfile
 from pathlib import PurePosixPath
 
 from builder.document import check, parse
@@ -124,3 +126,34 @@ def deb(name: str, version: str = "1.0") -> bytes:
 def locked(name: str, version: str = "1.0") -> Locked:
     data = deb(name, version)
     return Locked(name, version, "all", hashlib.sha256(data).hexdigest(), len(data))
+
+
+def wheel(
+    name: str, version: str, requires: tuple[str, ...] = (), files: dict[str, str] | None = None
+) -> bytes:
+    """A small wheel (PEP 427) with a module, a program of its name, and a record: the same bytes each time."""
+    info = f"{name}-{version}.dist-info"
+    held = {
+        f"{name}/__init__.py": f"version = {version!r}\nwords = {{'of', 'a', 'set'}}\ndef main(): print(version)\n"
+    }
+    held |= files or {}
+    held[f"{info}/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        + "".join(f"Requires-Dist: {r}\n" for r in requires)
+    )
+    held[f"{info}/WHEEL"] = (
+        "Wheel-Version: 1.0\nGenerator: invented\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    held[f"{info}/entry_points.txt"] = f"[console_scripts]\n{name} = {name}:main\n"
+    record = ""
+    for path, text in held.items():
+        digest = (
+            base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        )
+        record += f"{path},sha256={digest},{len(text)}\n"
+    held[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path, text in held.items():
+            archive.writestr(zipfile.ZipInfo(path), text)
+    return packed.getvalue()

@@ -51,7 +51,7 @@ PURE = {
     *(f"builder/images/sbom/{m}.py" for m in ("inventory", "licences", "purl")),
     *(f"builder/images/ext4/{m}.py" for m in ("geometry", "inode", "groups", "layout", "attributes")),
     *(f"builder/language/{m}.py" for m in ("kinds", "sections", "context", "chain", "scope", "accounts")),
-    *(f"builder/language/{m}.py" for m in ("deployment", "recipe")),
+    *(f"builder/language/{m}.py" for m in ("deployment", "flat", "part", "recipe")),
     *(f"contextualize/{m}.py" for m in ("identity", "context", "message", "exchange", "render")),
     *(f"contextualize/{m}.py" for m in ("coordinator", "cloudinit", "certificate")),
     *(f"cluster/{m}.py" for m in ("spec", "place", "guarantee", "network", "domain", "plan")),

@@ -13,7 +13,7 @@ from builder.errors import InputError, explain
 from builder.language import recipe
 from builder.packages import lock
 from builder.plan import Facts
-from builder.steps import Locked
+from builder.steps import Locked, LockedWheel
 from tests.test_recipe import ROOT, library
 
 packages = st.builds(
@@ -21,11 +21,25 @@ packages = st.builds(
     st.from_regex(r"[A-Za-z0-9.+~:-]{1,9}", fullmatch=True), st.sampled_from(["amd64", "all"]),
     st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(1, 1 << 40),
 )  # fmt: skip
-facts = st.builds(
-    Facts,
-    st.integers(0, 1 << 40),
-    st.lists(st.lists(packages, max_size=3).map(tuple), max_size=3).map(tuple),
-)
+wheels = st.builds(
+    LockedWheel, st.from_regex(r"[a-z0-9]([a-z0-9-]{0,7}[a-z0-9])?", fullmatch=True),
+    st.from_regex(r"[A-Za-z0-9.!+_-]{1,9}", fullmatch=True),
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,9}\.whl", fullmatch=True),
+    st.text("0123456789abcdef", min_size=64, max_size=64),
+)  # fmt: skip
+
+
+@st.composite
+def _facts(draw):
+    parts = draw(st.lists(st.lists(packages, max_size=3).map(tuple), max_size=3).map(tuple))
+    found = Facts(draw(st.integers(0, 1 << 40)), parts)
+    if not parts or draw(st.booleans()):
+        return found
+    some = st.lists(wheels, max_size=2).map(tuple)
+    return replace(found, wheels=tuple(draw(some) for _ in parts), installer=draw(wheels))
+
+
+facts = _facts()
 
 
 @given(facts)
@@ -41,6 +55,11 @@ def test_golden(golden):
     """People read its differences: one package a line."""
     found = Facts(1_750_000_000, ((one("dash"), one("kmod", "2:3-4")), (), (one("curl"),)))
     golden("recipe.lock", lock.to_json(found, "ab" * 32))
+    tool, pip = (
+        LockedWheel(n, "1.0", f"{n}-1.0-py3-none-any.whl", "0" * 64) for n in ("tool", "pip")
+    )
+    found = replace(found, wheels=((tool,), (), (pip, tool)), installer=pip)
+    golden("recipe-pip.lock", lock.to_json(found, "ab" * 32))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +73,10 @@ def test_golden(golden):
         ("a package more than whole",
          '{"version": 1, "key": "k", "epoch": 1, "parts": [[["dash", "1", "all", "' + "0" * 64 + '", 7, 8]]]}'),
         ("lists without end", "[" * 100_000),
+        ("wheels of other parts",
+         '{"version": 1, "key": "k", "epoch": 1, "parts": [[]], "wheels": [[], []], "installer": '
+         '["pip", "1", "pip-1-py3-none-any.whl", "' + "0" * 64 + '"]}'),
+        ("wheels and no pip", '{"version": 1, "key": "k", "epoch": 1, "parts": [[]], "wheels": [[]]}'),
     ],
 )  # fmt: skip
 def test_what_is_no_lock_is_refused(why, text):
@@ -81,6 +104,41 @@ def test_what_is_no_package_is_refused_before_it_reaches_a_shell(place, value):
         lock.from_json(text, "F")
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, "../pip"), (0, "Pip"), (0, "-r"), (0, ""), (1, "1;x"), (1, ""), (2, "a.tar.gz"), (2, "../a.whl"),
+        (2, "a b.whl"), (3, "0" * 63), (3, None),
+    ],
+)  # fmt: skip
+def test_what_is_no_wheel_is_refused_before_it_reaches_a_shell(place, value):
+    row = ["tool", "1", "tool-1-py3-none-any.whl", "0" * 64]
+    wrong = [*row[:place], value, *row[place + 1 :]]
+    told = {
+        "version": 1,
+        "key": "k",
+        "epoch": 1,
+        "parts": [[]],
+        "wheels": [[wrong]],
+        "installer": row,
+    }
+    field = ("name", "version", "file", "sha256")[place]
+    with pytest.raises(InputError, match=f"is not a lock .* is no wheel's {field}"):
+        lock.from_json(json.dumps(told), "F")
+
+
+def test_the_key_covers_the_bytes_of_a_recipes_wheels_and_no_order(tmp_path):
+    text = BASE + "pip: [b, a==1, {wheel: own-1-py3-none-any.whl}]\n"
+    (tmp_path / "base").mkdir()
+    file = tmp_path / "base/own-1-py3-none-any.whl"
+    file.write_bytes(b"own")
+    first = key(tmp_path, text)
+    assert key(tmp_path, text.replace("b, a==1", "a==1, b")) == first
+    assert key(tmp_path, text.replace("a==1", "a==2")) != first
+    file.write_bytes(b"other")
+    assert key(tmp_path, text) != first
+
+
 def key(tmp_path, text):
     library(tmp_path, {"base/recipe.yaml": text})
     return lock.key(recipe.load(tmp_path / "base", tmp_path, {}))
@@ -98,6 +156,7 @@ BASE = ROOT + "packages: [dash, kmod]\nfiles: [{path: /a, content: a}]\n"
         ("a package more", "[dash, kmod]", "[dash, kmod, curl]", False),
         ("a version", "[dash, kmod]", "[dash, kmod=1]", False),
         ("the kernel", "cloud-amd64", "amd64", False),
+        ("a Python package", "files:", "pip: [tool]\nfiles:", False),
     ],
 )
 def test_the_key_is_of_what_is_asked(why, old, new, same, tmp_path):
@@ -111,3 +170,6 @@ def test_differences_by_name():
     assert lock.difference(old, new) == [("b", "1", "-"), ("c", "1", "2"), ("d", "-", "1")]
     assert lock.difference(None, Facts(1, ((one("a"),),))) == [("a", "-", "1")]
     assert lock.difference(new, replace(new, epoch=9)) == []
+    tool = LockedWheel("tool", "1", "tool-1-py3-none-any.whl", "0" * 64)
+    with_tool = replace(new, wheels=((), (tool,)), installer=tool)
+    assert lock.difference(new, with_tool) == [("pip tool", "-", "1")]

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from builder.errors import InputError, explain
 from builder.language import recipe
 from builder.language.accounts import Account
-from builder.language.recipe import Placed, PlacedDirectory
+from builder.language.flat import Placed, PlacedDirectory
 from builder.language.sections import Kernel
 from builder.plan import Facts, Output, plan
 from builder.steps import (
     Accounts,
     Bootstrap,
     Install,
+    LockedWheel,
+    Pip,
     Script,
     Seal,
     Switch,
@@ -220,6 +222,18 @@ def test_users_then_directories_and_files_whatever_the_order_of_the_text():
     assert [s.kind for s in alone.steps[5:]] == ["install", "write", "seal"]
 
 
+def test_python_packages_come_after_packages_and_before_users():
+    text = FILES["web/recipe.yaml"]
+    more = text + "pip: [tool]\nusers: [{name: app}]\n"
+    facts = replace(FACTS, wheels=((), (WHEEL,)), installer=replace(WHEEL, name="pip"))
+    found = drawn(("web/recipe.yaml", text, more), facts)
+    assert [s.kind for s in found.steps[5:8]] == ["install", "pip", "accounts"]
+    assert found.layers()[:6] == drawn().layers()[:6]
+    newer = replace(facts, wheels=((), (replace(WHEEL, sha256="cd" * 32),)))
+    other = drawn(("web/recipe.yaml", text, more), newer)
+    assert other.layers()[:6] == found.layers()[:6] and other.layers()[6] != found.layers()[6]
+
+
 def relocked(number, packages, epoch=FACTS.epoch):
     """FACTS with other packages for one part."""
     parts = list(FACTS.packages)
@@ -292,9 +306,11 @@ def test_lists_do_not_run_into_each_other(one, other):
 
 PLACED = Placed("/etc/a", 0o644, "root", b"a")
 ACCOUNT = Account("app", 1000, 1000, "app", "/home/app", "/bin/bash", ("adm",), False, "")
+WHEEL = LockedWheel("tool", "1.0", "tool-1.0-py3-none-any.whl", "ab" * 32)
 STEPS_TOLD = [
     (Bootstrap("bookworm", 7, ("a", "b"), WEB), {"suite", "epoch", "packages", "locked"}),
     (Install(("a",), WEB), {"packages", "locked"}),
+    (Pip(("tool",), WHEEL, (WHEEL,)), {"packages", "installer", "locked"}),
     (Accounts((ACCOUNT,)), {"users"}),
     (Write((PLACED,)), {"files", "directories"}),
     (Switch(("a",), ("b",), ("c",)), {"enable", "disable", "mask"}),
@@ -333,6 +349,12 @@ def test_output_has_a_revision_of_its_own():
             Install(("curl",), WEB),
             Install(("wget", "curl"), WEB),
             "packages: +wget",
+        ),
+        (
+            "a Python package",
+            Pip(("tool",), WHEEL, (WHEEL,)),
+            Pip(("tool",), WHEEL, (replace(WHEEL, version="2"),)),
+            "locked: -tool=1.0 +tool=2",
         ),
         (
             "a file",

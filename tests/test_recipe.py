@@ -18,7 +18,7 @@ from builder.document import Document
 from builder.errors import InputError, explain
 from builder.language import recipe
 from builder.language.accounts import Account
-from builder.language.recipe import Lines, PlacedDirectory, Units
+from builder.language.flat import Lines, PlacedDirectory, Units
 from builder.language.scope import Scope
 
 CASES = Path(__file__).parent / "cases" / "recipe"

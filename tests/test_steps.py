@@ -17,23 +17,40 @@ from typing import get_args
 
 import pytest
 
-from builder import acts, assemble
+from builder import acts, assemble, placing
 from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.language.accounts import Account
-from builder.language.recipe import Fetched, Placed, PlacedDirectory
+from builder.language.flat import Fetched, LocalWheel, Placed, PlacedDirectory
 from builder.packages.apt import file_name
 from builder.run import Done
 from builder.secrets import Secret
-from builder.steps import Accounts, Bootstrap, Install, Script, Seal, Step, Switch, Write
+from builder.steps import (
+    Accounts,
+    Bootstrap,
+    Install,
+    LockedWheel,
+    Pip,
+    Script,
+    Seal,
+    Step,
+    Switch,
+    Write,
+)
 from tests.conftest import GOLDEN
 from tests.invented import deb, locked
 
 BYTES = b"what a URL gives\n"
 FETCHED = hashlib.sha256(BYTES).hexdigest()
 
+FETCHED_WHEEL = LockedWheel("pip", "23.0.1", "pip-23.0.1-py3-none-any.whl", FETCHED)
+LIB = replace(FETCHED_WHEEL, name="lib", version="1", file="lib-1-py3-none-any.whl")
+OWN = LockedWheel("own", "3", "own-3-py3-none-any.whl", hashlib.sha256(b"own").hexdigest())
+
 SAMPLES = {
     "bootstrap": Bootstrap("bookworm", 1_750_000_000, ("dash", "kmod"), (locked("dash", "1:2.0"), locked("kmod"))),
     "install": Install(("nginx", "curl=7.88.1-10"), (locked("curl", "7.88.1-10"), locked("nginx"))),
+    "pip": Pip(("tool==1.0", "Lib"), FETCHED_WHEEL, (OWN, LIB),
+               (LocalWheel("own-3-py3-none-any.whl", b"own", "recipe.yaml:8"),)),
     "accounts": Accounts((
         Account("app", 1000, 1000, "app", "/home/app", "/bin/bash", ("web", "adm"), False, "the application's"),
         Account("web", 900, 900, "web", "/srv/web", "/usr/sbin/nologin", (), True, ""),
@@ -110,7 +127,7 @@ class Recorder:
             data = path.read_bytes()
             lines = (
                 [hashlib.sha256(data).hexdigest()]
-                if path.suffix == ".deb"
+                if path.suffix in (".deb", ".whl")
                 else data.decode().splitlines()
             )
             found[str(path.relative_to(self.root))] = lines
@@ -125,7 +142,7 @@ def act(step: Step, folder: Path) -> Recorder:
     caches = acts.Caches(folder / "packages", folder / "apt", folder / "logs", folder / "files")
     caches.make()
     (caches.files / FETCHED).write_bytes(BYTES)
-    for package in getattr(step, "locked", ()):
+    for package in getattr(step, "locked", ()) if not isinstance(step, Pip) else ():
         (caches.packages / file_name(package)).write_bytes(deb(package.name, package.version))
     acts.execute(step, chamber, caches, folder / "log", EPOCH, secrets=SECRETS)
     return chamber
@@ -154,6 +171,13 @@ def test_only_the_acts_of_the_revisions_that_there_are_are_remembered():
     assert {p.name for p in (GOLDEN / "steps").glob("*")} == names, (
         "remove those of older revisions"
     )
+
+
+def test_a_wheel_that_is_not_what_its_lock_says_is_not_installed(tmp_path):
+    step = SAMPLES["pip"]
+    lost = replace(step, installer=replace(step.installer, sha256="0" * 64))
+    with pytest.raises(WorkFailed, match="is missing or has changed"):
+        act(lost, tmp_path)
 
 
 @pytest.mark.parametrize("kind", sorted(SAMPLES))
@@ -196,9 +220,9 @@ def test_the_tar_holds_what_the_recipe_said(tmp_path):
 
 def test_the_order_of_files_and_directories_gives_the_same_tar():
     files, directories = SAMPLES["write"].files, SAMPLES["write"].directories
-    assert acts.tar_of(files, 7, directories) == acts.tar_of(files, 7, directories[::-1])
-    assert acts.tar_of(files, 7) == acts.tar_of(tuple(reversed(files)), 7)
-    assert acts.tar_of(files, 7) != acts.tar_of(files, 8)
+    assert placing.tar_of(files, 7, directories) == placing.tar_of(files, 7, directories[::-1])
+    assert placing.tar_of(files, 7) == placing.tar_of(tuple(reversed(files)), 7)
+    assert placing.tar_of(files, 7) != placing.tar_of(files, 8)
 
 
 def test_the_order_of_users_gives_the_same_acts(tmp_path):
@@ -210,6 +234,7 @@ def test_the_order_of_users_gives_the_same_acts(tmp_path):
 def test_a_script_of_another_user_is_run_with_its_rights_and_home(tmp_path):
     [asked] = act(Script("x", "echo 'a'\nid", "app"), tmp_path).asked
     assert asked["script"] == [
+        "export PATH=/usr/local/sbin:/usr/local/bin:$PATH; "
         'id -u app >/dev/null 2>&1 || { echo "no user app in the image" >&2; exit 1; }',
         'export HOME="$(getent passwd app | cut -d: -f6)" USER=app LOGNAME=app',
         "exec setpriv --reuid=app --regid=\"$(id -g app)\" --init-groups sh -euc 'echo '\"'\"'a'\"'\"'",

@@ -83,7 +83,11 @@ def show(
         + f"packages  {len(m.packages)}:"
     )
     terminal.table(
-        ("PACKAGE", "VERSION", "SOURCE"), [(p.name, p.version, p.source) for p in m.packages]
+        ("PACKAGE", "VERSION", "SOURCE"),
+        [
+            *((p.name, p.version, p.source) for p in m.packages),
+            *((w.name, w.version, "pip") for w in m.wheels),
+        ],
     )
 
 

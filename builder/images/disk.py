@@ -19,7 +19,7 @@ from pathlib import Path
 
 from builder.errors import CommandFailed, WorkFailed
 from builder.images import initrd, manifest
-from builder.images.manifest import Manifest
+from builder.images.manifest import Manifest, WheelFact
 from builder.images.sbom import inventory, provenance
 from builder.layers import LayerStore
 from builder.plan import BuildPlan, Report
@@ -97,6 +97,7 @@ def make(
         packages=installed, plan=plan.id, epoch=epoch,
         recipe_digest=plan.recipe_digest, parameters=plan.parameters, layers=layers,
         built=now.isoformat(timespec="seconds"), capabilities=plan.capabilities,
+        wheels=tuple(WheelFact(w.name, w.version, w.sha256) for w in plan.wheels()),
         max_age=plan.max_age or 0, context=json.loads(plan.context or "{}"),
         papers=tuple(sorted(papers.items())),
         contextualization=manifest.contextualization(bool(agent), installed),

@@ -60,6 +60,37 @@ def plain_package(text: str) -> str:
     )
 
 
+def _requirement(text: str) -> str:
+    return text if "{{" in text else plain_requirement(text)
+
+
+def plain_requirement(text: str) -> str:
+    # No URL, no range, no marker: what is asked is a name, and at most one version.
+    if re.fullmatch(
+        rf"{_PYTHON_NAME}(\[{_PYTHON_NAME}(, *{_PYTHON_NAME})*])?(==[A-Za-z0-9.!+_-]+)?", text
+    ):
+        return text
+    raise ValueError(
+        f"{shown(text)} is not a Python package; "
+        "write name or name==version, as in requests or requests==2.32.3, or {wheel: FILE}"
+    )
+
+
+_PYTHON_NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+
+
+def _wheel(text: str) -> str:
+    # PEP 427: name-version[-build]-python-abi-platform.whl
+    if not re.fullmatch(
+        r"[^/-]+-[^/-]+(-[0-9][^/-]*)?-[^/-]+-[^/-]+-[^/-]+\.whl", PurePosixPath(text).name
+    ):
+        raise ValueError(
+            f"{shown(text)} is not a wheel's name; "
+            "write NAME-VERSION-PYTHON-ABI-PLATFORM.whl, as `pip wheel` calls what it makes"
+        )
+    return _inside(text)
+
+
 def _target(text: str) -> str:
     path = PurePosixPath(text)
     if not path.is_absolute() or ".." in path.parts or text.endswith("/") or "\0" in text:
@@ -157,6 +188,8 @@ Package = Annotated[str, AfterValidator(_package)]
 PlainPackage = Annotated[
     str, AfterValidator(plain_package), _text("[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+~:-]+)?")
 ]
+Requirement = Annotated[str, AfterValidator(_requirement)]
+WheelFile = Annotated[str, AfterValidator(_wheel), _text(r"[^/].*\.whl")]
 Target = Annotated[str, AfterValidator(_target), _text("/.*[^/]")]
 TargetDirectory = Annotated[str, AfterValidator(_target_directory), _text("/.*[^/]/*")]
 LoginPath = Annotated[str, AfterValidator(_login_path), _text(r"/[^:\s]*[^:/\s]")]

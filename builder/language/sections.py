@@ -22,6 +22,7 @@ from builder.language.kinds import (
     Package,
     ParameterName,
     PlainPackage,
+    Requirement,
     Seconds,
     Sha256,
     Size,
@@ -29,6 +30,7 @@ from builder.language.kinds import (
     TargetDirectory,
     Url,
     Value,
+    WheelFile,
 )
 
 WHEN = "an expression over the parameters, as in tls or port > 1024; when it is false, this is as if not written"
@@ -80,6 +82,20 @@ class PackageWhen(Written):
     when: str = Field(description=WHEN)
 
 
+class PythonPackage(Written):
+    """A Python package: one of an index, or a wheel of the recipe's folder."""
+
+    name: Requirement | None = Field(None, description="the package, name or name==version")
+    wheel: WheelFile | None = Field(None, description="a wheel below the recipe's folder")
+    when: str | None = Field(None, description=WHEN)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> PythonPackage:
+        if (self.name is None) == (self.wheel is None):
+            raise ValueError("a Python package needs one origin; write exactly one of name, wheel")
+        return self
+
+
 class UnitWhen(Written):
     """A unit that is only switched when an expression holds."""
 
@@ -96,6 +112,10 @@ class CapabilityWhen(Written):
 
 PackageItem = Annotated[
     Annotated[Package, Tag("text")] | Annotated[PackageWhen, Tag("mapping")], Discriminator(_form)
+]
+PythonItem = Annotated[
+    Annotated[Requirement, Tag("text")] | Annotated[PythonPackage, Tag("mapping")],
+    Discriminator(_form),
 ]
 UnitItem = Annotated[
     Annotated[str, Tag("text")] | Annotated[UnitWhen, Tag("mapping")], Discriminator(_form)
@@ -249,6 +269,9 @@ class Sections(Written):
         default_factory=dict, description="values to choose"
     )
     packages: Many[PackageItem] = Field((), description="Debian packages, name or name=version")
+    pip: Many[PythonItem] = Field(
+        (), description="Python packages, name or name==version, or wheels of the recipe's folder"
+    )
     users: Many[User] = Field((), description="users of the image, and their groups")
     directories: Many[Directory] = Field((), description="directories of the image")
     files: Many[File] = Field((), description="files of the image")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from builder.errors import EnvironmentLacks, Problem, WorkFailed
-from builder.language.recipe import Flat
+from builder.language.flat import Flat
 from builder.packages.apt import BASE, AbsentPackage, Apt
 from builder.plan import Facts, Report, wanted
 from builder.steps import Locked

@@ -1,7 +1,9 @@
 """A recipe's lock: the exact packages of every part, as a file that people keep beside the recipe, and its differences.
 
     recipe.lock   JSON: {"version": 1, "key": ..., "epoch": ..., "parts": [[PACKAGE...]...]}
+                  where there are Python packages also "installer": WHEEL, "wheels": [[WHEEL...]...]
     PACKAGE       [name, version, architecture, sha256, bytes]
+    WHEEL         [name, version, file name, sha256]
 
 `key` is the digest of what was asked for (suite and package names, part by part): a lock with another key is stale.
 """
@@ -11,33 +13,49 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
 from builder.errors import InputError, Problem, shown
-from builder.language.recipe import Flat
+from builder.language.flat import Flat
 from builder.plan import Facts
-from builder.steps import Locked
+from builder.steps import Locked, LockedWheel
 
 VERSION = 1
 
 
 def key(recipe: Flat) -> str:
     """Digest of the questions that the lock answers. Orders inside a part do not matter."""
-    asked = [
+    asked: list[Any] = [
         recipe.suite,
         recipe.kernel.package,
         [sorted(p for p, _ in part.packages) for part in recipe.parts],
     ]
+    # What a recipe does not ask for does not count: the locks of earlier versions stay good.
+    if any(part.pip or part.wheels for part in recipe.parts):
+        asked.append(
+            [
+                [sorted(p for p, _ in part.pip), sorted([w.file, w.sha256] for w in part.wheels)]
+                for part in recipe.parts
+            ]
+        )
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def to_json(facts: Facts, key: str) -> str:
-    parts = [[list(astuple(p)) for p in part] for part in facts.packages]
-    rows = ",\n".join("[" + ",\n ".join(json.dumps(p) for p in part) + "]" for part in parts)
-    return (
-        f'{{"version": {VERSION}, "key": "{key}", "epoch": {facts.epoch}, "parts": [\n{rows}\n]}}\n'
+    head = f'{{"version": {VERSION}, "key": "{key}", "epoch": {facts.epoch}, "parts": [\n'
+    text = f"{head}{_rows(facts.packages)}\n]"
+    if facts.installer is not None:
+        installer = json.dumps(facts.installer.told())
+        text += f', "installer": {installer}, "wheels": [\n{_rows(facts.wheels)}\n]'
+    return text + "}\n"
+
+
+def _rows(parts: Sequence[Sequence[Locked | LockedWheel]]) -> str:
+    """One package a line: people read its differences."""
+    return ",\n".join(
+        "[" + ",\n ".join(json.dumps(astuple(p)) for p in part) + "]" for part in parts
     )
 
 
@@ -50,7 +68,11 @@ def from_json(text: str, where: str) -> tuple[Facts, str]:
         if type(data["epoch"]) is not int or data["epoch"] < 0:
             raise ValueError("epoch: not a time")
         parts = tuple(tuple(_locked(row) for row in part) for part in data["parts"])
-        return Facts(data["epoch"], parts), str(data["key"])
+        wheels = tuple(tuple(_wheel(row) for row in part) for part in data.get("wheels", ()))
+        installer = _wheel(data["installer"]) if "installer" in data else None
+        if wheels and (installer is None or len(wheels) != len(parts)):
+            raise ValueError("its wheels are of other parts")
+        return Facts(data["epoch"], parts, wheels, installer), str(data["key"])
     except (ValueError, KeyError, TypeError, RecursionError) as cause:
         raise InputError(
             Problem(where, f"is not a lock ({cause})", "phx lock RECIPE --update writes it anew")
@@ -77,8 +99,25 @@ def _locked(row: Any) -> Locked:
     return found
 
 
+_WHEEL = {
+    "name": r"[a-z0-9]([a-z0-9-]*[a-z0-9])?",
+    "version": r"[A-Za-z0-9.!+_-]+",
+    "file": r"[A-Za-z0-9][A-Za-z0-9._+!-]*\.whl",
+    "sha256": r"[0-9a-f]{64}",
+}
+
+
+def _wheel(row: Any) -> LockedWheel:
+    found = LockedWheel(*row)
+    for name, pattern in _WHEEL.items():
+        value = getattr(found, name)
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"{shown(value)} is no wheel's {name}")
+    return found
+
+
 def difference(old: Facts | None, new: Facts) -> list[tuple[str, str, str]]:
-    """(package, old version or "-", new version or "-") of all that changed, by name."""
+    """(package, old version or "-", new version or "-") of all that changed, by name; Python's as "pip NAME"."""
     before, after = (_versions(f) for f in (old, new))
     names = sorted(before.keys() | after.keys())
     return [
@@ -87,5 +126,7 @@ def difference(old: Facts | None, new: Facts) -> list[tuple[str, str, str]]:
 
 
 def _versions(facts: Facts | None) -> dict[str, str]:
-    parts: Iterable[tuple[Locked, ...]] = facts.packages if facts else ()
-    return {p.name: p.version for part in parts for p in part}
+    if facts is None:
+        return {}
+    found = {p.name: p.version for part in facts.packages for p in part}
+    return found | {f"pip {w.name}": w.version for part in facts.wheels for w in part}

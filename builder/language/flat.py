@@ -1,0 +1,121 @@
+"""What a chain of recipes comes to, ready to be planned: nothing in these values depends on a parameter any more."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from builder.language.accounts import Account
+from builder.language.kinds import Value
+from builder.language.sections import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedDirectory:
+    """A directory, ready to go into a tree."""
+
+    path: str
+    mode: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A file with its bytes, ready to go into a tree."""
+
+    path: str
+    mode: int
+    owner: str
+    data: bytes = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that is fetched before its step. `where` is the line that asks for it; the URL is in no layer's id."""
+
+    path: str
+    mode: int
+    owner: str
+    sha256: str
+    url: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWheel:
+    """A wheel of the recipe's folder."""
+
+    file: str
+    data: bytes = field(repr=False)
+    where: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """systemd units to switch."""
+
+    enable: tuple[str, ...]
+    disable: tuple[str, ...]
+    mask: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """A script and who runs it. `secrets` are pairs of a name and the `file:line` that asks for it."""
+
+    name: str
+    script: str
+    user: str = "root"
+    secrets: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One recipe of the chain, rendered: nothing in it depends on a parameter any more."""
+
+    recipe: str
+    where: str
+    packages: tuple[tuple[str, str], ...]
+    """(package, `file:line` that asked for it)."""
+    users: tuple[Account, ...]
+    directories: tuple[PlacedDirectory, ...]
+    files: tuple[Placed | Fetched, ...]
+    services: Units
+    run: tuple[Lines, ...]
+    capabilities: tuple[str, ...] = ()
+    pip: tuple[tuple[str, str], ...] = ()
+    """(Python package, `file:line` that asked for it)."""
+    wheels: tuple[LocalWheel, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """A recipe with all its parents, root first. `digest` covers every byte that was read for it.
+
+    context  how its nodes join a cluster, as JSON; "" when it says nothing of that
+    """
+
+    name: str
+    version: str
+    summary: str
+    suite: str
+    kernel: Kernel
+    size: int
+    parts: tuple[Part, ...]
+    parameters: tuple[tuple[str, Value], ...]
+    digest: str
+    max_age: int | None = None
+    context: str = ""
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Of the whole chain: a child has in its tree what makes its parents able."""
+        return tuple(sorted({word for part in self.parts for word in part.capabilities}))
