@@ -38,6 +38,7 @@ SPEAKERS = {
     "builder/terminal.py",
     "builder/cli.py",
     "builder/images/cli.py",
+    "builder/images/formats/cli.py",
     "builder/images/sbom/cli.py",
     "cluster/cli.py",
     *PROGRAMS,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from builder.cli import Json
+from builder.images.formats.cli import export
 from builder.images.sbom.cli import provenance, sbom
 from builder.terminal import Terminal, home, library
 
@@ -98,23 +98,7 @@ _APPLIES = {
 }
 
 
-@image.command("export")
-def export(
-    name: Annotated[str, typer.Argument(help="Name, name:version or the first digits of its id.")],
-    file: Annotated[Path, typer.Argument(help="The file to write.")],
-    form: Annotated[str, typer.Option("--format", help="raw, qcow2, vmdk, vhd or tar.")] = "qcow2",
-) -> None:
-    """Write an image's root filesystem in another format."""
-    from builder.images.catalog import Catalog
-    from builder.images.export import export
-    from builder.layers import LayerStore
-
-    catalog = Catalog(home() / "images")
-    found = catalog.get(name)
-    export(found, catalog.folder(found), LayerStore(home() / "layers"), form, file)
-    Terminal().say(
-        f"{found.name} {found.short} is {file}, {file.stat().st_size >> 20} MiB as {form}"
-    )
+image.command("export")(export)
 
 
 @image.command("prune")

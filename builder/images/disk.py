@@ -64,14 +64,13 @@ def make(
         parts = chamber.work / "parts"
         parts.mkdir()
         report(f"image {plan.name}: filesystem")
-        seed = uuid.uuid5(uuid.NAMESPACE_URL, f"philoxenia:{plan.id}")
         epoch = plan.output.epoch
         try:
             digest = chamber.outside(
                 _FILES.format(
                     version=version, modules=" ".join(shlex.quote(p) for p in order),
                     parts=shlex.quote(str(parts)), python=shlex.quote(sys.executable),
-                    disk=shlex.quote(str(into / "disk.raw")), size=plan.output.size, seed=seed, epoch=epoch,
+                    disk=shlex.quote(str(into / "disk.raw")), size=plan.output.size, seed=seed(plan.id), epoch=epoch,
                 ),
                 timeout=TIMEOUT,
             ).text.strip()  # fmt: skip
@@ -104,6 +103,11 @@ def make(
     )  # fmt: skip
     (into / "manifest.json").write_text(made.to_json())
     return made
+
+
+def seed(plan: str) -> uuid.UUID:
+    """The UUID of what is made from a plan."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"philoxenia:{plan}")
 
 
 def sha256_of(path: Path) -> str:

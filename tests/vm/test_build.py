@@ -244,35 +244,6 @@ def test_a_silent_mirror_is_called_that(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "home")
 
 
-def test_an_image_in_other_formats(image: Phx, tmp_path: Path) -> None:
-    disk = folder(image, "base") / "disk.raw"
-    for form in ("raw", "qcow2", "vmdk", "vhd"):
-        file = tmp_path / f"base.{form}"
-        image.run("image", "export", "base", file, "--format", form)
-        same = subprocess.run(
-            ["qemu-img", "compare", "-F", {"vhd": "vpc"}.get(form, form), "-f", "raw", disk, file],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert "Images are identical" in same.stdout, (form, same)
-    image.run("image", "export", "base", tmp_path / "again.qcow2", "--format", "qcow2")
-    assert (tmp_path / "again.qcow2").read_bytes() == (tmp_path / "base.qcow2").read_bytes()
-    for name in ("base.tar", "again.tar"):
-        image.run("image", "export", "base", tmp_path / name, "--format", "tar")
-    assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "base.tar").read_bytes()
-    names = subprocess.run(
-        ["tar", "-tf", tmp_path / "base.tar"], capture_output=True, text=True
-    ).stdout.split("\n")
-    assert {"./etc/debian_version", "./usr/lib/philoxenia/agent.py", "./bin"} <= set(names)
-    assert names[:-1] == sorted(names[:-1], key=lambda n: n.rstrip("/").split("/"))
-    assert (
-        "is there already"
-        in image.run("image", "export", "base", tmp_path / "base.tar", status=2).stderr
-    )
-    said = image.run("image", "export", "base", tmp_path / "x", "--format", "qcow", status=2).stderr
-    assert "did you mean 'qcow2'?" in said
-    assert not list(tmp_path.glob(".*.new"))
-
-
 def test_prune_keeps_what_is_newest_or_used(library: Callable[..., Phx]) -> None:
     text = "from: base\nrun:\n  - {name: once, script: 'echo %s'}\n"
     phx = library(pruned=text % time.time())

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,3 +46,81 @@ def test_the_documents_are_valid_by_their_own_libraries(image: Phx, tmp_path: Pa
     )
     inputs = provenance["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert len(inputs) >= len(packages)
+
+
+CONTAINERS = ("raw", "qcow2", "vmdk", "vhd")
+TREES = ("tar", "oci", "squashfs", "erofs")
+
+
+@pytest.fixture(scope="module")
+def exported(image: Phx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """base in every format, as base.FORMAT."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    def write(form: str) -> None:
+        image.run("image", "export", "base", folder / f"base.{form}", "--format", form)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, (*CONTAINERS, *TREES)))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def said(*argv: object) -> str:
+    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_container_holds_the_same_disk(exported: Path) -> None:
+    for form in CONTAINERS[1:]:
+        kind = {"vhd": "vpc"}.get(form, form)
+        argv = ("qemu-img", "compare", "-F", kind, "-f", "raw")
+        assert "Images are identical" in said(
+            *argv, exported / "base.raw", exported / f"base.{form}"
+        )
+
+
+def test_a_tar_is_sorted(exported: Path) -> None:
+    names = said("tar", "-tf", exported / "base.tar").splitlines()
+    assert {"./etc/debian_version", "./usr/lib/philoxenia/agent.py", "./bin"} <= set(names)
+    assert names == sorted(names, key=lambda n: n.rstrip("/").split("/"))
+
+
+def test_a_container_image_is_one_by_others_tools(exported: Path, tmp_path: Path) -> None:
+    told = json.loads(said("skopeo", "inspect", f"oci-archive:{exported / 'base.oci'}"))
+    assert told["Labels"]["org.opencontainers.image.title"] == "base"
+    assert (told["Architecture"], told["Os"], len(told["Layers"])) == ("amd64", "linux", 1)
+    # A copy checks every digest.
+    said("skopeo", "copy", "-q", f"oci-archive:{exported / 'base.oci'}", f"oci:{tmp_path}/layout:1")
+    blobs = tmp_path / "layout/blobs/sha256"
+    [layer] = [path for path in blobs.iterdir() if path.stat().st_size > 1 << 20]
+    plain = subprocess.run(["sh", "-c", f"gzip -dc {layer} | cmp - {exported}/base.tar"])
+    assert plain.returncode == 0, "the layer is the tar"
+
+
+@pytest.mark.parametrize("form", ["squashfs", "erofs"])
+def test_a_read_only_filesystem_is_whole(exported: Path, form: str, tmp_path: Path) -> None:
+    with tarfile.open(exported / "base.tar") as archive:
+        listed = {m.name.removeprefix("./"): m for m in archive if m.name != "."}
+    if form == "erofs":
+        said("fsck.erofs", exported / "base.erofs")
+        assert len(listed) > 5000
+        return
+    found = {
+        line.split(None, 5)[5].partition(" -> ")[0].removeprefix("squashfs-root").lstrip("/"): line.split()[1]
+        for line in said("unsquashfs", "-lln", exported / "base.squashfs").splitlines()
+        if line
+    }  # fmt: skip
+    assert {name: f"{m.uid}/{m.gid}" for name, m in listed.items()}.items() <= found.items()
+
+
+def test_what_cannot_be_exported_says_why(image: Phx, exported: Path, tmp_path: Path) -> None:
+    def refused(*words: object) -> str:
+        return image.run("image", "export", "base", *words, status=2).stderr
+
+    assert "is there already" in refused(exported / "base.tar", "--format", "tar")
+    assert "did you mean 'qcow2'?" in refused(tmp_path / "x", "--format", "qcow")
+    assert "xfs is not written: mkfs.xfs fills" in refused(tmp_path / "x", "--format", "xfs")
+    assert "there is no folder" in refused(tmp_path / "none" / "x")
+    assert list(tmp_path.iterdir()) == []

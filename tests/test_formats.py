@@ -1,0 +1,57 @@
+"""Other formats: what their tools leave to chance is written over, and what describes a container image is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+
+from builder.images.formats.archives import layout
+from builder.images.formats.containers import SECTOR, descriptor, footer
+from tests.invented import IMAGE
+
+SOME = uuid.UUID("12345678-1234-5678-1234-567812345678")
+
+
+def vhd(made: int, unique: bytes) -> bytes:
+    block = bytearray(b"conectix" + bytes(16) + made.to_bytes(4, "big") + b"qem2" + bytes(36))
+    block += unique
+    return bytes(block.ljust(SECTOR, b"\0"))
+
+
+def test_a_vhd_footer_has_the_epoch_and_a_right_checksum() -> None:
+    one = footer(vhd(11, b"a" * 16), SOME, 1_700_000_000)
+    assert one == footer(vhd(22, b"b" * 16), SOME, 1_700_000_000)
+    assert int.from_bytes(one[24:28], "big") == 1_700_000_000 - 946_684_800
+    assert one[68:84] == SOME.bytes
+    checksum = int.from_bytes(one[64:68], "big")
+    assert checksum == 0xFFFFFFFF & ~sum(one[:64] + one[68:])
+    assert one[:24] == vhd(0, b"")[:24] and len(one) == SECTOR
+
+
+def test_a_vmdk_descriptor_has_no_chance_and_no_file_name() -> None:
+    text = b'# Disk DescriptorFile\nversion=1\nCID=%s\nparentCID=ffffffff\nRW 8 SPARSE "%s"\nddb.x = "4"\n'
+    one = descriptor((text % (b"4827904a", b".a.new")).ljust(10240, b"\0"), SOME)
+    assert one == descriptor((text % (b"1", b".another.new")).ljust(10240, b"\0"), SOME)
+    assert b"\nCID=12345678\nparentCID=ffffffff\n" in one
+    assert b'RW 8 SPARSE "disk.vmdk"\n' in one
+    assert len(one) == 10240
+
+
+def test_a_container_image_names_its_parts_by_their_digests() -> None:
+    files = layout(IMAGE, "aa" * 32, "bb" * 32, 1234)
+    assert files == layout(IMAGE, "aa" * 32, "bb" * 32, 1234)
+    assert list(files) == sorted(files)
+    for name, data in files.items():
+        if name.startswith("blobs/") and data is not None:
+            assert name == f"blobs/sha256/{hashlib.sha256(data).hexdigest()}"
+    index = json.loads(files["index.json"] or b"")
+    manifest = json.loads(files[_blob(index["manifests"][0]["digest"])] or b"")
+    config = json.loads(files[_blob(manifest["config"]["digest"])] or b"")
+    assert files[_blob(manifest["layers"][0]["digest"])] is None
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{'aa' * 32}"]
+    assert config["created"] == "2023-11-14T22:13:20Z"
+
+
+def _blob(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
