@@ -63,15 +63,15 @@ def build(
     from builder.packages.lock import difference
 
     terminal = Terminal()
-    names = _asked(recipes, all_)
+    names = asked(recipes, all_)
     known = secrets.read(secret or [], os.environ)
     if all_ or len(names) > 1:
         _one_at_a_time({"--explain": explain, "--check": check})
-        _build_many(names, jobs, _pairs(set_ or []), refresh, known, as_json)
+        _build_many(names, jobs, pairs(set_ or []), refresh, known, as_json)
         return
     [recipe] = names
     shop = line.Line(home(), library(), terminal.report, layers_max(), known)
-    flat = shop.load(folder_of(recipe), _pairs(set_ or []))
+    flat = shop.load(folder_of(recipe), pairs(set_ or []))
     _asked_for(known, [flat])
     if refresh and not (folder_of(recipe) / "recipe.lock").is_file():
         for name, was, new in difference(*shop.refresh(flat)):
@@ -115,7 +115,7 @@ def build(
         terminal.say("built again in a folder of its own: every byte is the same")
 
 
-def _asked(recipes: list[str] | None, all_: bool) -> list[str]:
+def asked(recipes: list[str] | None, all_: bool) -> list[str]:
     """The recipes that the command line names. InputError for none, or for names beside --all."""
     from builder.errors import InputError, Problem
     from builder.language.chain import names_in
@@ -227,9 +227,9 @@ def lock(
     from builder.packages.lock import difference
 
     terminal = Terminal()
-    names = _asked(recipes, all_)
+    names = asked(recipes, all_)
     shop = line.Line(home(), library(), terminal.report)
-    flats = [(folder_of(name), shop.load(folder_of(name), _pairs(set_ or []))) for name in names]
+    flats = [(folder_of(name), shop.load(folder_of(name), pairs(set_ or []))) for name in names]
     told = []
     for folder, flat in flats:
         old, new = shop.lock(flat, folder, update)
@@ -263,7 +263,8 @@ def folder_of(recipe: str) -> Path:
     raise InputError(Problem("", f"no recipe '{recipe}'", close(recipe, names)))
 
 
-def _pairs(texts: list[str]) -> dict[str, str]:
+def pairs(texts: list[str]) -> dict[str, str]:
+    """Parameters by name, from NAME=VALUE. InputError for what is none."""
     from builder.errors import InputError, Problem
 
     wrong = [t for t in texts if "=" not in t]

@@ -7,15 +7,15 @@ mirror, asked once. So a second build asks nobody.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import json
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from builder import acts, assemble, plan, steps
+from builder import acts, assemble, plan, steps, told
 from builder.batch import Result
 from builder.errors import InputError, PhiloxeniaError, Problem
 from builder.images import disk
@@ -29,16 +29,9 @@ from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Facts, Report
 from builder.rights import remove, rights
 from builder.secrets import Secret
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """One step of a plan: whether its layer is there, and if not, which input is another than last time."""
-
-    layer: str
-    step: str
-    there: bool
-    why: str
+from builder.testing import gate, static
+from builder.testing.session import Outcome
+from builder.told import Explained
 
 
 class Line:
@@ -112,7 +105,7 @@ class Line:
         found = facts.resolve(flat, self._apt(flat.suite), self.report)
         installer, wheels = pip.resolve(flat, self._pip(flat.suite), self.report)
         found = replace(found, installer=installer, wheels=wheels)
-        _write(self._kept(key), lock.to_json(found, key))
+        told.write(self._kept(key), lock.to_json(found, key))
         return found
 
     def lock(self, flat: Flat, folder: Path, update: bool) -> tuple[Facts | None, Facts]:
@@ -124,7 +117,7 @@ class Line:
         if old is not None and of == key and not update:
             return old, old
         new = self._ask(flat, key)
-        _write(beside, lock.to_json(new, key))
+        told.write(beside, lock.to_json(new, key))
         return old, new
 
     def refresh(self, flat: Flat) -> tuple[Facts | None, Facts]:
@@ -151,21 +144,27 @@ class Line:
         return drawn, [_hopeless(name, wrong) for name in sorted(wrong)]
 
     def build(
-        self, flat: Flat, found: Facts, layered: Callable[[], None] = lambda: None
-    ) -> tuple[Manifest, bool]:
-        """The image, and whether it had to be made. `layered` is called once its layers are there."""
+        self, flat: Flat, found: Facts, layered: Callable[[], None] = lambda: None,
+        proven: Outcome | None = None,
+    ) -> tuple[Manifest, bool]:  # fmt: skip
+        """The image, and whether it had to be made.
+
+        layered  called once its layers are there
+        proven   what its static tests said, if `test` ran them already
+        """
         drawn = plan.plan(flat, found)
         there = self.catalog.by_plan(drawn.id)
-        if there is not None:
-            return there, False
         store = LayerStore(self.home / "layers")
+        if there is not None:
+            gate.again(flat, drawn.layers(), store, self.catalog.folder(there), self.report, proven)
+            return there, False
         waiting = f"image {drawn.name}: waiting for another build of it"
         with store.making(drawn.id, lambda: self.report(waiting)):
             there = self.catalog.by_plan(drawn.id)
             if there is not None:
                 return there, False
-            made = self._make(flat, drawn, store, self.catalog, layered)
-        self._remember(drawn)
+            made = self._make(flat, drawn, store, self.catalog, layered, proven)
+        told.remember(drawn, self.home)
         if self.layers_max is not None and (gone := store.evict(self._needed(), self.layers_max)):
             freed = sum(layer.size for layer in gone) >> 20
             self.report(f"{len(gone)} layers removed that were used least recently, {freed} MiB")
@@ -173,18 +172,36 @@ class Line:
 
     def _make(
         self, flat: Flat, drawn: BuildPlan, store: LayerStore, catalog: Catalog,
-        layered: Callable[[], None] = lambda: None,
+        layered: Callable[[], None] = lambda: None, proven: Outcome | None = None,
     ) -> Manifest:  # fmt: skip
+        with self._layered(flat, drawn, store) as layers:
+            layered()
+            now = datetime.datetime.now(datetime.UTC)
+
+            def make(into: Path) -> Manifest:
+                work = functools.partial(disk.make, drawn, layers, store, into, now, self.report)
+                return gate.guarded(flat, layers, store, into, work, self.report, proven)
+
+            return catalog.add(make)
+
+    @contextlib.contextmanager
+    def _layered(
+        self, flat: Flat, drawn: BuildPlan, store: LayerStore
+    ) -> Iterator[tuple[str, ...]]:
+        """The plan's layers, made where they are missing; they stay meanwhile."""
         rights()  # whoever has none hears so before anything is fetched
         self._demand_secrets(flat, drawn, store)
         with store.using(drawn.layers()):
-            layers = assemble.assemble(
+            yield assemble.assemble(
                 drawn, store, self.caches, self._apt(flat.suite), self._pip(flat.suite),
                 self.report, self.secrets,
             )  # fmt: skip
-            layered()
-            now = datetime.datetime.now(datetime.UTC)
-            return catalog.add(lambda into: disk.make(drawn, layers, store, into, now, self.report))
+
+    def test(self, flat: Flat, found: Facts) -> Outcome:
+        """What the recipe's static tests say of its layers, which are made where they are missing."""
+        store = LayerStore(self.home / "layers")
+        with self._layered(flat, plan.plan(flat, found), store) as layers:
+            return static.run(flat, layers, store, self.report)
 
     def _demand_secrets(
         self, flat: Flat, drawn: BuildPlan, store: LayerStore | None = None
@@ -218,7 +235,10 @@ class Line:
         remove(self.second)
         drawn = plan.plan(flat, found)
         again = self._make(
-            flat, drawn, LayerStore(self.second / "layers"), Catalog(self.second / "images")
+            replace(flat, tests=()),
+            drawn,
+            LayerStore(self.second / "layers"),
+            Catalog(self.second / "images"),
         )
         differ = [name for name, digest in made.digests if dict(again.digests)[name] != digest]
         if not differ:
@@ -227,26 +247,7 @@ class Line:
 
     def explain(self, flat: Flat, found: Facts) -> list[Explained]:
         """Each step: reused, or made because of which input."""
-        drawn = plan.plan(flat, found)
-        store = LayerStore(self.home / "layers")
-        before = self._remembered(drawn.name)
-        rows, broken = [], ""
-        for number, (layer, step) in enumerate(zip(drawn.layers(), drawn.steps, strict=True)):
-            there = store.has(layer)
-            if there:
-                why = "same input as when it was made"
-            elif broken:
-                why = f"the layer below it is another ({broken})"
-            elif before is None:
-                why = "it was never made here"
-            else:
-                why = steps.changed(
-                    before[number] if number < len(before) else None, steps.told(step)
-                )
-            if not there and not broken:
-                broken = f"step {number + 1}"
-            rows.append(Explained(layer, f"{number + 1} {step.title()}", there, why))
-        return rows
+        return told.explain(plan.plan(flat, found), LayerStore(self.home / "layers"), self.home)
 
     def prune(
         self, older: float, max_size: int | None = None
@@ -271,16 +272,6 @@ class Line:
     def _needed(self) -> set[str]:
         return {layer for image in self.catalog.images() for layer in image.layers}
 
-    def _remember(self, drawn: BuildPlan) -> None:
-        told = [steps.told(step) for step in drawn.steps]
-        _write(self.home / "told" / f"{drawn.name}.json", json.dumps(told, sort_keys=True))
-
-    def _remembered(self, name: str) -> list[dict[str, object]] | None:
-        try:
-            return json.loads((self.home / "told" / f"{name}.json").read_text())  # type: ignore[no-any-return]
-        except (OSError, ValueError):
-            return None
-
 
 def _hopeless(name: str, wrong: Mapping[str, PhiloxeniaError]) -> Result:
     """A recipe that cannot be built. What is wrong in its parent only is told once, of the parent."""
@@ -293,11 +284,3 @@ def _hopeless(name: str, wrong: Mapping[str, PhiloxeniaError]) -> Result:
             if mine == theirs and here:
                 return Result(name, "not built", because=other)
     return Result(name, "failed", error=error)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Two builds may write it at once: each its own copy, the last one stays.
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.new")
-    aside.write_text(text)
-    aside.replace(path)

@@ -18,7 +18,7 @@ from builder import cli as builder_cli
 from builder.cli import Json
 from builder.images.cli import image
 from builder.terminal import Terminal, home
-from cluster import membership, tools
+from cluster import membership, testing, tools
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -27,6 +27,7 @@ app = typer.Typer(
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
 app.command("build")(builder_cli.build)
 app.command("lock")(builder_cli.lock)
+app.command("test")(testing.test)
 app.command("scale")(membership.scale)
 app.command("replace")(membership.replace)
 app.command("recontext")(membership.recontext)

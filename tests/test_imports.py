@@ -23,6 +23,8 @@ DOORS = {
     "guestfs": {"builder/images/guest.py"},
     "fabric": {"cluster/hosts/remote.py"},
     "pycdlib": {"contextualize/seed.py"},
+    "testinfra": {"builder/testing/plugin.py"},
+    "pytest": {"builder/testing/plugin.py"},
 }
 PROGRAMS = {
     "builder/images/mkext4.py",

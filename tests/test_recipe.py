@@ -243,6 +243,22 @@ def test_capabilities_add_up_and_the_nearest_age_counts(tmp_path):
     assert (web.capabilities, web.max_age) == (("cache", "http", "ssh", "tls"), 7 * 86400)
 
 
+def test_a_recipe_has_its_parents_tests_and_a_cluster_of_its_own(tmp_path):
+    library(tmp_path, {
+        "base/recipe.yaml": ROOT + "tests: {files: [tests/test_base.py], cluster: c.yaml}\n",
+        "base/tests/test_base.py": "one", "base/c.yaml": "", "web/tests/test_web.py": "two",
+        "web/recipe.yaml": WEB + "tests: {files: [tests/test_web.py]}\n",
+    })  # fmt: skip
+    base, web = load(tmp_path, "base"), load(tmp_path, "web")
+    assert [(t.recipe, t.name) for t in web.tests] == [
+        ("base", "tests/test_base.py"),
+        ("web", "tests/test_web.py"),
+    ]
+    assert (base.test_cluster, web.test_cluster) == (str(tmp_path / "base/c.yaml"), "")
+    (tmp_path / "web/tests/test_web.py").write_text("other")
+    assert load(tmp_path, "web").tests[1].sha256 != web.tests[1].sha256
+
+
 def test_directories_are_as_written(tmp_path):
     text = ROOT + "directories: [{path: /srv/a/}, {path: /b, mode: 1777, owner: 'a:b'}]\n"
     text = text.replace("1777", "'1777'")

@@ -24,16 +24,20 @@ image = typer.Typer(no_args_is_help=True, help="What the catalog holds.")
 def list_(as_json: Json = False) -> None:
     """List the images, newest first."""
     from builder.images.catalog import Catalog
+    from builder.testing import record
 
     terminal, now = Terminal(), time.time()
-    found = Catalog(home() / "images").images()
+    catalog = Catalog(home() / "images")
+    found = catalog.images()
+    tests = {m.id: record.read(catalog.folder(m)) for m in found}
     if as_json:
         keys = ("id", "name", "version", "kernel", "size", "stored", "built", "max_age")
         terminal.json([{k: getattr(m, k) for k in keys} | {"age": int(m.age(now)), "aged": m.aged(now)}
+                       | {"tests": {kind: asdict(ran) for kind, ran in tests[m.id].items()}}
                        for m in found])  # fmt: skip
         return
     terminal.table(
-        ("IMAGE", "NAME", "VERSION", "KERNEL", "STORED", "BUILT", "AGE"),
+        ("IMAGE", "NAME", "VERSION", "KERNEL", "STORED", "BUILT", "AGE", "TESTED"),
         [
             (
                 m.short,
@@ -43,6 +47,7 @@ def list_(as_json: Json = False) -> None:
                 f"{m.stored >> 20} MiB",
                 m.built[:16],
                 _age(m, now),
+                record.shown(tests[m.id]),
             )
             for m in found
         ],

@@ -97,10 +97,22 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckFile:
+    """A pytest file of a recipe: its name below the recipe's folder."""
+
+    recipe: str
+    folder: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Flat:
     """A recipe with all its parents, root first. `digest` covers every byte that was read for it.
 
-    context  how its nodes join a cluster, as JSON; "" when it says nothing of that
+    context       how its nodes join a cluster, as JSON; "" when it says nothing of that
+    tests         of the whole chain: a child keeps what its parents promise
+    test_cluster  the cluster file for boot tests; "" for a node of the image alone
     """
 
     name: str
@@ -114,6 +126,8 @@ class Flat:
     digest: str
     max_age: int | None = None
     context: str = ""
+    tests: tuple[CheckFile, ...] = ()
+    test_cluster: str = ""
 
     @property
     def capabilities(self) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ from builder.errors import InputError, Problem, close
 from builder.language.accounts import Numbers
 from builder.language.chain import Link, Load, chain, decide, names_in, reason
 from builder.language.deployment import merged, told
-from builder.language.flat import Flat
-from builder.language.part import part_of
+from builder.language.flat import CheckFile, Flat
+from builder.language.part import Fetch, part_of
 from builder.language.scope import Scope
 from builder.language.sections import Kernel
 
@@ -53,6 +53,7 @@ def load(
     numbers = Numbers()
     parts = []
     deployments: list[dict[str, Any]] = []
+    tests: list[CheckFile] = []
 
     def keep(name: str, data: bytes) -> None:
         digest.update(f"{name}\0{len(data)}\0".encode() + data)
@@ -77,6 +78,7 @@ def load(
             told(Scope(s.document, values, problems), s.sections.context, fetch)
             for s in link.sources
         ]
+        tests += _tests(link, fetch)
     suite, kernel, size = _base(links, problems)
     if problems or suite is None or kernel is None or size is None:
         raise InputError(by_line(problems))
@@ -86,8 +88,21 @@ def load(
         leaf.name, leaf.version, leaf.summary, suite, kernel, size, tuple(parts),
         tuple(sorted(decided.values.items())), digest.hexdigest(),
         next((x.recipe.max_age for x in reversed(links) if x.recipe.max_age), None),
-        merged(deployments),
+        merged(deployments), tuple(tests),
+        str(links[-1].folder / leaf.tests.cluster) if leaf.tests.cluster else "",
     )  # fmt: skip
+
+
+def _tests(link: Link, fetch: Fetch) -> list[CheckFile]:
+    """The recipe's own test files; its cluster file is only seen to be there."""
+    checks, found = link.recipe.tests, []
+    for n, name in enumerate(checks.files):
+        data = fetch(link.document, ("tests", "files", n), name)
+        sha256 = hashlib.sha256(data).hexdigest()
+        found.append(CheckFile(link.recipe.name, str(link.folder), name, sha256))
+    if checks.cluster:
+        fetch(link.document, ("tests", "cluster"), checks.cluster)
+    return found
 
 
 def _base(

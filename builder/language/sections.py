@@ -246,6 +246,19 @@ class Kernel(Written):
     cmdline: str = Field("", description="kernel parameters, besides console and root")
 
 
+class Checks(Written):
+    """Tests of the appliance, run on its tree and, those marked boot, on a guest of it."""
+
+    files: Many[Inside] = Field(
+        (), description="pytest files below the recipe's folder, over testinfra's host"
+    )
+    cluster: Inside | None = Field(
+        None,
+        description="a cluster file below the recipe's folder, for the boot tests; "
+        "else one node of the image, and another where a test wants a peer",
+    )
+
+
 class Head(Written):
     """Which recipe it is, and what it stands on."""
 
@@ -300,6 +313,9 @@ class Recipe(Sections, Head):
     size: Size | None = Field(None, description="size of the root filesystem, as in 1G")
     max_age: Seconds | None = Field(
         None, description="how old its packages may get before the image is called aged, as in 30d"
+    )
+    tests: Checks = Field(
+        default_factory=Checks, description="tests of the appliance, besides its parents'"
     )
 
 
