@@ -206,7 +206,10 @@ class Documents:
         if not declared.files:
             return
         scope = self._scope(me, declared, facts)
+        late = {n.fact for n in declared.requires if n.late and n.fact} - facts.keys()
         for file in declared.files:
+            if late and late & _facts_of(file):
+                continue  # it comes with the fact, as a change
             entry: dict[str, Any] = {"path": file.path, "mode": file.mode, "owner": file.owner}
             if file.reload:
                 entry["reload"] = list(file.reload)
@@ -292,6 +295,11 @@ def flaws(role: Declared) -> list[tuple[str, str]]:
             if name not in required:
                 found.append((file.path, f"the fact {name} is used and not required"))
     return found
+
+
+def _facts_of(file: File) -> set[str]:
+    """The facts that a file is made of, as far as they are named in it."""
+    return {file.fact} if file.text is None else set(_facts_used(environment().parse(file.text)))
 
 
 def _facts_used(parsed: jinja2.nodes.Template) -> Iterator[str]:

@@ -192,3 +192,16 @@ def test_provides_and_probes_go_to_the_agent_and_nothing_of_who_may_read():
     told = Documents(changed).document("worker-1")
     assert told["provides"] == [{"name": "k", "how": "file", "what": "/k", "early": True}]
     assert told["healthy"] == [["tcp", "80"]]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [File("/f", "0644", text="{{ facts.key }}"), File("/f", "0644", text="{{ facts['key'] }}"),
+     File("/f", "0644", fact="key")],
+)  # fmt: skip
+def test_a_file_of_a_fact_that_only_health_waits_for_comes_with_it(file):
+    late = Documents(context(requires=(Require("key", late=True),), files=(file,)))
+    assert "/f" not in {f["path"] for f in late.document("worker-1")["files"]}
+    given = {"key": {"head-1": Fact("head-1", "key", b"v")}}
+    told = {f["path"]: f for f in late.document("worker-1", given)["files"]}
+    assert told["/f"]["text"] == "v"
