@@ -40,6 +40,7 @@ from contextualize.identity import Secret, derive, operator_key
 
 if TYPE_CHECKING:
     from contextualize.doorway import Doorway
+    from contextualize.message import Report as Said
 
 DEFAULT_HOST = "local"
 DEFAULT_NETWORK = 1_000_000_000
@@ -477,6 +478,11 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
         elif row.stage not in ("failed", "defined"):
             report(f"{row.name} {row.stage}")
 
+    def ran(said: Said) -> None:
+        for path, status, seconds in said.hooks:
+            how = "took too long" if status is None else f"exit {status}"
+            site.ledger.note(cluster, said.node, f"hook {path}: {how}, {seconds:g} s")
+
     planned = {n.name: n for n in drawn.plan.nodes}
 
     def mend(node: str) -> None:
@@ -491,7 +497,7 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
     with _doorway(drawn) as doorway:
         found = wait.Wait(
             watched, coordinator, hypervisor, limits, tell,
-            lambda node: store.console_tail(host, cluster, node), mend, doorway,
+            lambda node: store.console_tail(host, cluster, node), mend, doorway, ran,
         ).until_ready()  # fmt: skip
     lost = [name for name, row in found.items() if row.stage != "healthy"]
     if lost:

@@ -86,6 +86,7 @@ class Wait:
     console  node -> the end of what its console said
     mend     gives a node another machine
     doorway  where nodes without a channel of their own come in
+    ran      called with a report that says which hooks ran, once for each time they did
     """
 
     def __init__(
@@ -98,8 +99,9 @@ class Wait:
         console: Callable[[str], str],
         mend: Callable[[str], None],
         doorway: Doorway | None = None,
+        ran: Callable[[Report], None] = lambda _: None,
     ) -> None:
-        self._doorway = doorway
+        self._doorway, self._ran = doorway, ran
         now = time.monotonic()
         self.coordinator, self.hypervisor, self.limits = coordinator, hypervisor, limits
         self._tell, self._console, self._mend = tell, console, mend
@@ -145,6 +147,8 @@ class Wait:
         if again or stage == "left" or (stage == "failed" and self.coordinator.retries(said.node)):
             return
         words = f"{said.message}\n{said.tail}".strip()
+        if said.hooks and stage != old.stage:
+            self._ran(said)
         self._at(way, replace(old, stage=stage, boot=said.boot, uptime=said.uptime, message=words))
 
     def _refuse(self, node: str, why: str) -> None:

@@ -154,31 +154,41 @@ def write(path: str, text: str, mode: int) -> None:
     install([{"path": path, "text": text, "mode": f"{mode:o}"}])
 
 
-def identify(seed: dict[str, Any]) -> None:
-    """Host name and addresses. Raises OSError, RuntimeError or CalledProcessError, naming what it was at."""
-    socket.sethostname(seed["node"])
-    nics = {}
-    for name in os.listdir("/sys/class/net"):
-        with contextlib.suppress(OSError), open(f"/sys/class/net/{name}/address") as file:
-            nics[file.read().strip()] = name
+def links(nics: list[dict[str, Any]], devices: dict[str, str]) -> list[str]:
+    """What `ip -batch` is to do for any number of NICs. RuntimeError naming one that has no device.
+
+    devices  MAC -> name of the device
+    """
     lines = ["link set lo up"]
-    for nic in seed["nics"]:
-        device = nics.get(nic["mac"])
+    for nic in nics:
+        device = devices.get(nic["mac"])
         if device is None:
-            raise RuntimeError(f"no network device with MAC {nic['mac']}; seen: {sorted(nics)}")
+            raise RuntimeError(f"no network device with MAC {nic['mac']}; seen: {sorted(devices)}")
         lines += [f"addr replace {nic['address']} dev {device}", f"link set {device} up"]
         if nic.get("gateway"):
             lines.append(f"route replace default via {nic['gateway']} dev {device}")
+    return lines
+
+
+def identify(seed: dict[str, Any]) -> None:
+    """Host name and addresses. Raises OSError, RuntimeError or CalledProcessError, naming what it was at."""
+    socket.sethostname(seed["node"])
+    devices = {}
+    for name in os.listdir("/sys/class/net"):
+        with contextlib.suppress(OSError), open(f"/sys/class/net/{name}/address") as file:
+            devices[file.read().strip()] = name
+    lines = links(seed["nics"], devices)
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, check=True)
     with open("/proc/sys/net/ipv4/ping_group_range", "w") as file:
         file.write("0 2147483647")
 
 
 def grow_root() -> None:
-    """Let the root filesystem fill its disk; a disk of the same size costs one look."""
+    """Let an ext root filesystem fill its disk or partition; one of the same size costs one look."""
     with open("/proc/mounts") as mounts:
-        device = next((line.split()[0] for line in mounts if line.split()[1] == "/"), "")
-    if not device.startswith("/dev/"):
+        device, kind = next(((w[0], w[2]) for w in map(str.split, mounts) if w[1] == "/"), ("", ""))
+    known = os.path.exists(f"/sys/class/block/{os.path.basename(device)}")
+    if not (device.startswith("/dev/") and kind.startswith("ext") and known):
         return
     with open(f"/sys/class/block/{os.path.basename(device)}/size") as file:
         disk = int(file.read()) * 512
@@ -672,7 +682,7 @@ class Node:
         self.channel.report("contextualized", hooks=self.ran, context=document["digest"])
         self.provide(early=False)
         self.probe()
-        self.channel.report("healthy", context=document["digest"])
+        self.channel.report("healthy", hooks=self.ran, context=document["digest"])
 
     def run_all(self, commands: list[list[str]], env: dict[str, str]) -> None:
         for argv in commands:

@@ -518,7 +518,7 @@ def test_a_later_context_runs_the_hooks_of_change_and_not_those_of_joining(node,
     node.attempt(DOCUMENT)
     node.attempt({**DOCUMENT, "digest": "d4", "generation": 4, "data": {"motd": "ho"}})
     assert out.read_text() == "join\nchange data:motd\n"
-    assert [h[0].rpartition("/")[2] for h in states(node.channel)[-1].hooks] == []
+    assert [h[0].rpartition("/")[2] for h in states(node.channel)[-1].hooks] == ["10-change"]
     assert states(node.channel)[-1].context == "d4"
 
 
@@ -607,3 +607,25 @@ def test_whoever_waits_hears_what_a_probe_waits_for(node, monkeypatch):
     monkeypatch.setattr(agent, "until", lambda true, limit: False)
     node.attempt({**DOCUMENT, "healthy": [["command", "false"]]})
     assert states(node.channel)[-1].message == "not healthy: command false did not hold within 5 s"
+
+
+# Networks.
+
+
+def test_any_number_of_networks_is_set_up():
+    nics = [
+        {"mac": "52:54:00:00:00:01", "address": "10.7.0.1/24"},
+        {"mac": "52:54:00:00:00:02", "address": "192.168.9.1/16", "gateway": "192.168.0.254"},
+        {"mac": "52:54:00:00:00:03", "address": "172.20.0.5/12"},
+    ]
+    devices = {nic["mac"]: f"eth{n}" for n, nic in enumerate(nics)} | {"00:00:00:00:00:00": "lo"}
+    assert agent.links(nics, devices) == [
+        "link set lo up",
+        "addr replace 10.7.0.1/24 dev eth0", "link set eth0 up",
+        "addr replace 192.168.9.1/16 dev eth1", "link set eth1 up",
+        "route replace default via 192.168.0.254 dev eth1",
+        "addr replace 172.20.0.5/12 dev eth2", "link set eth2 up",
+    ]  # fmt: skip
+    del devices["52:54:00:00:00:02"]
+    with pytest.raises(RuntimeError, match="no network device with MAC 52:54:00:00:00:02; seen: "):
+        agent.links(nics, devices)

@@ -94,13 +94,13 @@ class Bench:
             extra = more if stage == stages[-1] else {}
             agent.lines.append(encode({**body, **extra}, self.nodes[node].identity.token))
 
-    def wait(self, timeout=5.0, tell=None, again=(), mend=None, **limits):
+    def wait(self, timeout=5.0, tell=None, again=(), mend=None, ran=None, **limits):
         names = {w.row.name for w in self.watched}
         coordinator = Coordinator(self.plan.documents, self.plan.exchange(self.least), names, again)
         return wait.Wait(
             self.watched, coordinator, self.hypervisor, wait.Limits(timeout, **limits),
             tell or self.told.append, lambda node: f"{node} said\n{self.console}",
-            mend or self.mended.append,
+            mend or self.mended.append, None, ran or (lambda _: None),
         ).until_ready()  # fmt: skip
 
     least: ClassVar = {"head": 1, "worker": 2}
@@ -130,6 +130,21 @@ def test_all_healthy(bench):
     ]
     for name in bench.nodes:
         assert [r.stage for r in bench.told if r.name == name] == list(ALL), "each change is told"
+
+
+@pytest.mark.parametrize("stages", [ALL, ("booted", "healthy")], ids=["heard", "overtaken"])
+def test_hooks_are_told_once_with_status_and_time(bench, stages):
+    """Also when the report that they ended was overtaken by the next: that one says it too."""
+    hooks = [["/etc/philoxenia/hooks.d/50-a", 0, 1.25]]
+    for name in bench.nodes:
+        bench.say(name, "booted")
+        for stage in stages[1:]:
+            bench.say(name, stage, hooks=hooks)
+    ran = []
+    bench.wait(ran=ran.append)
+    told = {said.node: said.hooks for said in ran}
+    assert told == dict.fromkeys(bench.nodes, (("/etc/philoxenia/hooks.d/50-a", 0, 1.25),))
+    assert len(ran) == len(told)
 
 
 def test_a_node_that_speaks_late_is_waited_for(bench):
