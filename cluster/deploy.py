@@ -89,7 +89,7 @@ def launch(plan: ClusterPlan, node: NodePlan, host: Host, hypervisor: Hypervisor
     store.remove_node(host, m.cluster, m.node)
     base = PurePosixPath(m.kernel).with_name("disk.raw")
     store.make_disk(host, m.cluster, m.node, base, m.guarantee.disk)
-    store.put_seed(host, m.cluster, m.node, seed.iso(plan.seed(node.name)))
+    store.put_seed(host, m.cluster, m.node, seed.iso(plan.seed(node.name, seed.agent())))
     hypervisor.start(node.domain, domain.xml(m, node.context))
 
 

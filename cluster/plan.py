@@ -73,13 +73,17 @@ class ClusterPlan:
             {n.name: n.role for n in self.nodes}, least,
         )  # fmt: skip
 
-    def seed(self, node: str) -> dict[str, bytes]:
-        """Every file of a node's seed disk, as of now: no late fact is in it. Holds secrets, is never printed."""
+    def seed(self, node: str, agent: bytes = b"") -> dict[str, bytes]:
+        """Every file of a node's seed disk, as of now: no late fact is in it. Holds secrets, is never printed.
+
+        agent  our agent's source: it is in the seed of a node whose image has cloud-init instead
+        """
         member = next(m for m in self.context.members if m.name == node)
         declared = self.documents.declared(member.role)
         waits = [str(need) for need in declared.requires if not need.late]
         document = self.documents.document(node, missing=waits)
-        return seed_files(self.cluster, member, self.documents.seed(node, document))
+        brought = agent if member.role in self.context.bring else None
+        return seed_files(self.cluster, member, self.documents.seed(node, document), brought)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,10 @@ def draw(
         https={
             name: {"address": str(network.gateway(net)), "port": PORT, "pin": pin} for name in https
         },
+        bring=frozenset(
+            name for name, role in spec.roles.items()
+            if images[role.image][0].contextualization == "cloud-init"
+        ),
     )  # fmt: skip
     documents = Documents(context)
     nodes = []

@@ -46,6 +46,7 @@ class Context:
     data        the cluster file's own data, by name
     parameters  role -> the parameters that its image was built with
     https       role -> address, port and pin of the broker; a role that is absent uses virtio-serial
+    bring       roles whose images have cloud-init and not our agent: their seeds bring it
     generation  counts the changes of all this
     """
 
@@ -59,6 +60,7 @@ class Context:
     data: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     https: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    bring: frozenset[str] = frozenset()
 
 
 def fingerprint(context: Context) -> str:

@@ -10,6 +10,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 
 VOLUME = "cidata"
@@ -20,6 +21,11 @@ _CLOCK = SimpleNamespace(
     time=lambda: STAMP, localtime=time.gmtime, gmtime=time.gmtime, strftime=time.strftime
 )
 _ONE = threading.Lock()
+
+
+def agent() -> bytes:
+    """The source of our agent, for images that do not have it."""
+    return Path(__file__).with_name("agent.py").read_bytes()
 
 
 def iso(files: Mapping[str, bytes]) -> bytes:

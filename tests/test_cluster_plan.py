@@ -138,6 +138,14 @@ def test_every_seed_holds_every_peer():
         assert told["node"] == node.name
 
 
+def test_only_an_image_with_cloud_init_and_no_agent_is_brought_one():
+    for kind, brought in (("agent", False), ("cloud-init", True), ("none", False)):
+        plan = drawn(image=replace(IMAGE, contextualization=kind))
+        seed = plan.seed("worker-1", b"#!agent")
+        assert (b"philoxenia-agent.service" in seed["user-data"]) == brought, kind
+        assert plan.nodes == drawn().nodes, "no machine is another because of it"
+
+
 def test_a_plan_shows_no_secret():
     plan = drawn()
     actions = compare(plan, ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from contextualize import cloudinit
 from contextualize import context as contexts
+from contextualize import seed as seed_module
 from contextualize.context import Context, Member
 from contextualize.identity import derive, operator_key
 from contextualize.render import Documents
@@ -168,6 +171,31 @@ def test_cloud_init_says_the_same(golden):
     written = {f["path"]: f["content"] for f in user["write_files"]}
     assert written["/etc/hosts"] == ours["/etc/hosts"]["text"]
     assert "/etc/ssh/ssh_host_ed25519_key" not in written, "cloud-init places the host key itself"
+
+
+def test_cloud_init_brings_the_agent_where_there_is_none():
+    source = (Path(cloudinit.__file__).parent / "agent.py").read_bytes()
+    assert seed_module.agent() == source
+    told = cloudinit.cloud_init("demo", member_of("head-1"), document("head-1"), source)
+    user = json.loads(told["user-data"].removeprefix("#cloud-config\n"))
+    written = {f["path"]: f for f in user["write_files"]}
+    agent = written["/usr/lib/philoxenia/agent.py"]
+    assert gzip.decompress(base64.b64decode(agent["content"])) == source
+    assert (agent["encoding"], agent["permissions"]) == ("gz+b64", "0755")
+    unit = written["/etc/systemd/system/philoxenia-agent.service"]["content"]
+    assert "ExecStart=/usr/bin/python3 -I -S -B /usr/lib/philoxenia/agent.py\n" in unit
+    assert user["runcmd"] == [
+        ["systemctl", "enable", "--now", "--no-block", "philoxenia-agent.service"]
+    ]
+    assert told == cloudinit.cloud_init("demo", member_of("head-1"), document("head-1"), source)
+
+
+def test_cloud_init_writes_no_file_of_an_owner_that_may_not_be_there():
+    told = document("head-1")
+    mine = {"path": "/etc/farm/key", "text": "k", "mode": "0400", "owner": "farm:farm"}
+    told["files"] = [*told["files"], mine]
+    user = cloudinit.cloud_init("demo", member_of("head-1"), told)["user-data"]
+    assert "/etc/hosts" in user and "/etc/farm/key" not in user
 
 
 def test_a_seed_is_the_same_each_time():
