@@ -79,6 +79,8 @@ def cloud_init(
                 "match": {"macaddress": me.identity.mac},
                 "addresses": [f"{me.address}/{me.prefix}"],
                 "dhcp4": False,
+                # Nobody announces routes on a private network; networkd would wait 12 s for one before it is online.
+                "accept-ra": False,
             }
         },
     }
