@@ -137,6 +137,23 @@ def data(drawn: Graph) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def rows(drawn: Graph) -> list[tuple[str, str, str, str, str]]:
+    """(role, event, what it waits for of other roles, how many nodes have reached it, which have not)."""
+    found = []
+    for role, count in drawn.roles.items():
+        shown = f"{role} ×{count}"
+        for e in (e for e in drawn.events if e.role == role):
+            waits = [
+                a.before + (f" ({a.of})" if a.of != "one" else "")
+                for a in drawn.arrows if a.after == e.key and a.of
+            ]  # fmt: skip
+            what = ", ".join((f"gives {e.name}" if e.fact else e.name, *e.notes))
+            reached = f"{e.total - len(e.missing)}/{e.total}" if e.total else ""
+            found.append((shown, what, ", ".join(waits), reached, " ".join(e.missing)))
+            shown = ""
+    return found
+
+
 def mermaid(drawn: Graph) -> str:
     """Text for Mermaid's flowchart (https://mermaid.js.org/syntax/flowchart.html)."""
     names: dict[str, str] = {}

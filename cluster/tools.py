@@ -108,11 +108,12 @@ def hosts(cluster: Cluster, as_json: Json = False) -> None:
         terminal.say(terms.hosts(nodes).rstrip("\n"))
 
 
-class Language(StrEnum):
-    """What graphs are written in."""
+class Form(StrEnum):
+    """How graphs are written."""
 
     mermaid = "mermaid"
     dot = "dot"
+    table = "table"
 
 
 def graph(
@@ -121,8 +122,8 @@ def graph(
         typer.Argument(metavar="CLUSTER|CLUSTER.yaml", help="A running cluster's name, or a file."),
     ],
     form: Annotated[
-        Language, typer.Option("--format", help="mermaid, or dot for Graphviz.")
-    ] = Language.mermaid,
+        Form, typer.Option("--format", help="mermaid, dot for Graphviz, or table to read here.")
+    ] = Form.mermaid,
     as_json: Json = False,
 ) -> None:
     """Draw what the roles of a cluster wait for; of a running one, what is reached and what is missing."""
@@ -138,8 +139,10 @@ def graph(
     drawn = graphs.graph(parsed.cluster, declared, counts, nodes)
     if as_json:
         terminal.json(graphs.data(drawn))
+    elif form is Form.table:
+        terminal.table(("ROLE", "REACHES", "WAITS FOR", "NODES", "MISSING"), graphs.rows(drawn))
     else:
-        write = graphs.mermaid if form is Language.mermaid else graphs.dot
+        write = graphs.mermaid if form is Form.mermaid else graphs.dot
         terminal.say(write(drawn).rstrip("\n"))
 
 

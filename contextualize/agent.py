@@ -474,7 +474,7 @@ class Channel(threading.Thread):
                     self.converse(port)
             except OSError as cause:
                 # Nobody listens most of the time: no news.
-                if not isinstance(cause, ConnectionRefusedError | ConnectionResetError):
+                if not isinstance(cause, (ConnectionRefusedError, ConnectionResetError)):
                     say(f"philoxenia: channel: {cause}")
             time.sleep(POLL if self.https is None else 2.0)
 

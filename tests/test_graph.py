@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from builder.terminal import Terminal
 from cluster import graph
 from cluster.ledger import NodeRow
 from contextualize.exchange import Declared, Provide, Require, edges
@@ -54,6 +55,12 @@ def test_who_is_missing_is_named():
     assert events["head.farm_key"]["state"] == "reached", "early: given before its hooks ran"
     assert events["head.farm"]["missing"] == ["head-1"], "not surely given before it is healthy"
     assert events["worker.scratch"]["missing"] == ["worker-2", "worker-3"]
+
+
+def test_a_table_says_who_waits_for_whom(golden, capsys):
+    Terminal().table(("ROLE", "REACHES", "WAITS FOR", "NODES", "MISSING"),
+                     graph.rows(graph.graph("farm", FARM, COUNTS, NODES)))  # fmt: skip
+    golden("graph/running.table", capsys.readouterr().out)
 
 
 def test_of_a_file_nothing_is_said_to_be_reached():
