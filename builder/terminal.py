@@ -42,6 +42,13 @@ class Terminal:
         self.clear()
         print(text, flush=True)
 
+    def raw(self, data: bytes) -> None:
+        """A result as it is."""
+        self.clear()
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
     def error(self, text: str) -> None:
         self.clear()
         print(text, file=sys.stderr, flush=True)

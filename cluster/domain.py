@@ -122,7 +122,9 @@ def _domain(m: Machine) -> ElementTree.Element:
     add(system, "kernel", m.kernel)
     add(system, "initrd", m.initrd)
     # systemd learns the machine id before its first unit, so the journal has it from its first line.
-    words = ["console=ttyS0 root=/dev/vda rw", m.cmdline, f"systemd.machine_id={m.machine_id}"]
+    # An image that has partitions names its root itself.
+    own = "" if "root=" in m.cmdline else "root=/dev/vda"
+    words = ["console=ttyS0", own, "rw", m.cmdline, f"systemd.machine_id={m.machine_id}"]
     add(system, "cmdline", " ".join(w for w in words if w))
     features = add(root, "features")
     add(features, "acpi")

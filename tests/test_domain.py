@@ -125,3 +125,9 @@ def test_text_from_a_recipe_cannot_leave_its_place(domain_schema):
     assert root.find(".//evil") is None
     assert '"<&> </cmdline><evil/>' in root.findtext("os/cmdline")
     domain_schema.assertValid(root)
+
+
+def test_an_image_with_partitions_names_its_root_itself():
+    text = domain.xml(replace(MACHINE, cmdline="root=/dev/vda2 quiet"), CONTEXT)
+    words = etree.fromstring(text).findtext("os/cmdline").split()
+    assert [w for w in words if w.startswith("root=")] == ["root=/dev/vda2"] and "rw" in words

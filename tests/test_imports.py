@@ -20,7 +20,7 @@ DOORS = {
     "libvirt": {"cluster/hosts/hypervisor.py"},
     "pyroute2": {"cluster/hosts/shaping.py", "cluster/hosts/netns.py"},
     "sqlalchemy": {"cluster/ledger.py"},
-    "guestfs": {"builder/images/guest.py"},
+    "guestfs": {"builder/images/inside/guest.py"},
     "fabric": {"cluster/hosts/remote.py"},
     "pycdlib": {"contextualize/seed.py"},
     "testinfra": {"builder/testing/plugin.py"},

@@ -10,11 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.images import manifest
-from builder.images.manifest import Manifest, PackageFact, WheelFact
+from builder.images.manifest import Manifest, Origin, PackageFact, WheelFact
 from tests.invented import IMAGE
 
 texts = st.text(max_size=12)
-NEWER = ("capabilities", "max_age", "context", "contextualization", "wheels", "papers")
+NEWER = (
+    "capabilities",
+    "max_age",
+    "context",
+    "contextualization",
+    "wheels",
+    "papers",
+    "origin",
+    "mounts",
+    "network",
+)
 """What manifests of earlier versions do not have."""
 manifests = st.builds(
     Manifest, id=texts, name=texts, version=texts, summary=texts,
@@ -26,7 +36,10 @@ manifests = st.builds(
     capabilities=st.lists(texts, max_size=3).map(tuple), max_age=st.integers(0, 2**40),
     papers=st.lists(st.tuples(texts, texts), max_size=2).map(tuple),
     wheels=st.lists(st.builds(WheelFact, texts, texts, texts), max_size=3).map(tuple),
-    contextualization=st.sampled_from(("agent", "cloud-init", "none")),
+    contextualization=st.sampled_from(("agent", "cloud-init", "none")), network=texts,
+    origin=st.none() | st.builds(Origin, st.sampled_from(("import", "customize")), texts, texts, texts,
+                                 st.lists(texts, max_size=2).map(tuple)),
+    mounts=st.lists(st.tuples(texts, texts), max_size=2).map(tuple),
 )  # fmt: skip
 
 

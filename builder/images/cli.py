@@ -11,6 +11,7 @@ import typer
 
 from builder.cli import Json
 from builder.images.formats.cli import export
+from builder.images.inside import cli as inside
 from builder.images.sbom.cli import provenance, sbom
 from builder.terminal import Terminal, home, library
 
@@ -21,8 +22,15 @@ image = typer.Typer(no_args_is_help=True, help="What the catalog holds.")
 
 
 @image.command("ls")
-def list_(as_json: Json = False) -> None:
-    """List the images, newest first."""
+def list_(
+    name: Annotated[str | None, typer.Argument(help="An image, to see what is in it.")] = None,
+    path: Annotated[str, typer.Argument(help="A folder in it.")] = "/",
+    as_json: Json = False,
+) -> None:
+    """List the images, newest first; or a folder of one."""
+    if name is not None:
+        inside.list_inside(name, path, as_json)
+        return
     from builder.images.catalog import Catalog
     from builder.testing import record
 
@@ -83,7 +91,7 @@ def show(
         f"age       {_age(m, now)}{limit}{remedy}\n"
         f"can       {', '.join(m.capabilities) or '-'}\n"
         f"context   applied by {_APPLIES[m.contextualization]}\n"
-        f"plan      {m.plan}\nrecipe    {m.recipe_digest}\nlayers    {len(m.layers)}\n"
+        f"{_origin(m)}"
         + "".join(f"parameter {k} = {v}\n" for k, v in m.parameters)
         + f"packages  {len(m.packages)}:"
     )
@@ -94,6 +102,17 @@ def show(
             *((w.name, w.version, "pip") for w in m.wheels),
         ],
     )
+
+
+def _origin(m: Manifest) -> str:
+    """What it was made from, line by line."""
+    if m.origin is None:
+        return f"plan      {m.plan}\nrecipe    {m.recipe_digest}\nlayers    {len(m.layers)}\n"
+    if m.origin.how == "import":
+        told = f"imported  {m.origin.file}, {m.origin.form}, sha256 {m.origin.of}\n"
+    else:
+        told = f"made of   image {m.origin.of}\n"
+    return told + "".join(f"          {act}\n" for act in m.origin.acts)
 
 
 _APPLIES = {
@@ -191,3 +210,7 @@ def remove(
 
 image.command("sbom")(sbom)
 image.command("provenance")(provenance)
+image.command("import")(inside.import_)
+image.command("cat")(inside.cat)
+image.command("cp")(inside.copy)
+image.command("customize")(inside.customize)

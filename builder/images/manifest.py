@@ -18,6 +18,10 @@ written into the node's own disk before it boots.
 """
 
 
+WHOLE = (("/", "/dev/vda"),)
+"""A disk that is one filesystem, as ours are."""
+
+
 @dataclass(frozen=True, slots=True)
 class PackageFact:
     """One installed Debian package, as dpkg knows it."""
@@ -35,6 +39,23 @@ class WheelFact:
     name: str
     version: str
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an image came from that no recipe made.
+
+    how   import: from a disk's file; customize: from another image
+    of    sha256 of the file, or the other image's id
+    file  the file's name, and `form` its format
+    acts  what was done, in order, in words
+    """
+
+    how: Literal["import", "customize"]
+    of: str
+    file: str = ""
+    form: str = ""
+    acts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +94,12 @@ class Manifest:
     contextualization: Contextualization = "agent"
     wheels: tuple[WheelFact, ...] = ()
     """What pip installed: the recipe's `pip` and what that needs, in the order of names."""
+    origin: Origin | None = None
+    """None: a recipe."""
+    mounts: tuple[tuple[str, str], ...] = WHOLE
+    """(mount point, device) of the disk's filesystems, the root first; ours is the whole disk."""
+    network: str = ""
+    """What reads network configuration where no agent does: netplan, ifupdown or networkd."""
 
     @property
     def short(self) -> str:
@@ -100,6 +127,10 @@ def from_json(text: str) -> Manifest:
         data["capabilities"] = tuple(data.get("capabilities", ()))
         data["papers"] = tuple((k, v) for k, v in data.get("papers", ()))
         data["wheels"] = tuple(WheelFact(**w) for w in data.get("wheels", ()))
+        data["mounts"] = tuple((k, v) for k, v in data.get("mounts", WHOLE))
+        if data.get("origin") is not None:
+            data["origin"]["acts"] = tuple(data["origin"]["acts"])
+            data["origin"] = Origin(**data["origin"])
         found = Manifest(**data)
         if not isinstance(found.context, dict):
             raise ValueError("its context is no mapping")
@@ -109,10 +140,12 @@ def from_json(text: str) -> Manifest:
         texts += [
             *found.layers,
             *found.capabilities,
-            *chain(*found.digests, *found.papers),
+            *chain(*found.digests, *found.papers, *found.mounts),
             *(name for name, _ in found.parameters),
         ]
         texts += chain(*map(astuple, found.packages), *map(astuple, found.wheels))
+        if origin := found.origin:
+            texts += [origin.how, origin.of, origin.file, origin.form, *origin.acts]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("something in it is no text")
         if not all(

@@ -1,6 +1,7 @@
-"""What the inside of a disk must do, said once: over the fake in memory here, over libguestfs in tests/vm/test_guest.
+"""What the inside of an image or a disk must do, said once: over the fake in memory here, over libguestfs and over
+layers in tests/vm/test_inside.py.
 
-Every disk that is given to the contract holds FILES.
+Whatever is given to the contracts holds FILES.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from builder.errors import WorkFailed
-from builder.images.guest import WHOLE, Entry, FakeInterior, Interior
+from builder.images.inside.interior import Entry, FakeInterior, Interior, Readable
+from builder.images.manifest import WHOLE
 
 FILES: dict[str, tuple[bytes | str, int]] = {
     "/etc/motd": (b"hello\n", 0o644),
@@ -18,9 +20,9 @@ FILES: dict[str, tuple[bytes | str, int]] = {
 }
 
 
-class InteriorContract:
+class ReadableContract:
     @pytest.fixture
-    def interior(self) -> Interior:
+    def interior(self) -> Readable:
         raise NotImplementedError
 
     def test_a_folder_is_listed_with_what_is_known_of_each_name(self, interior):
@@ -48,6 +50,19 @@ class InteriorContract:
         whole = FILES["/etc/deep/two"][0]
         assert (tmp_path / "two").read_bytes() == (tmp_path / "folder/two").read_bytes() == whole
         assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "two"]
+
+    def test_what_is_not_there_is_not_copied_out(self, interior, tmp_path):
+        with pytest.raises(WorkFailed, match="/etc/nothing cannot be"):
+            interior.take("/etc/nothing", tmp_path / "nothing")
+
+
+class InteriorContract(ReadableContract):
+    def test_a_folder_is_copied_in(self, interior, tmp_path):
+        (tmp_path / "top/below").mkdir(parents=True)
+        (tmp_path / "top/below/file").write_bytes(b"one")
+        (tmp_path / "top/below/file").chmod(0o751)
+        interior.put(tmp_path / "top", "/srv/put")
+        assert interior.list("/srv/put/below") == (Entry("file", "file", 0o751, 0, 0, 3),)
 
     def test_a_file_is_written_with_the_folders_above_it(self, interior):
         data = bytes(range(256)) * 20_000

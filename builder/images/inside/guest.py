@@ -1,6 +1,6 @@
 """The inside of a disk that we did not build, through libguestfs: the only door to it.
 
-libguestfs boots a machine of its own (builder/images/supermin.py), so that our kernel never mounts a foreign
+libguestfs boots a machine of its own (builder/images/inside/supermin.py), so that our kernel never mounts a foreign
 filesystem: a crafted one would have the whole machine. Devices are named as the disk's own guest sees them: /dev/vda2.
 """
 
@@ -12,87 +12,17 @@ import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from builder.errors import EnvironmentLacks, TimedOut, WorkFailed
+from builder.images.inside.interior import READ_MAX, Entry, Mounts, System
+from builder.images.inside.supermin import Machine
 from builder.images.manifest import PackageFact
-from builder.images.supermin import Machine
 
 DEADLINE = 600.0
 """Seconds for all that is done with one disk, the machine's start included (7 s under emulation)."""
-READ_MAX = 64 << 20
-"""Bytes of a file that `read` gives; larger ones are for `take`."""
-
-Mounts = tuple[tuple[str, str], ...]
-"""(mount point, what is mounted there), the root first; a btrfs subvolume as btrfsvol:/dev/vda2/NAME."""
-WHOLE: Mounts = (("/", "/dev/vda"),)
-"""A disk that is one filesystem, as ours are."""
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """An operating system on a disk.
-
-    distribution  a word: debian, ubuntu, fedora, ...
-    product       for people: "Debian GNU/Linux 12 (bookworm)"
-    uuid          of the root's filesystem
-    """
-
-    distribution: str
-    product: str
-    mounts: Mounts
-    uuid: str
-    packages: tuple[PackageFact, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One name in a folder. `kind` is file, folder, link or other; `target` is a link's."""
-
-    name: str
-    kind: Literal["file", "folder", "link", "other"]
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    target: str = ""
-
-
-class Interior(Protocol):
-    """What is inside a disk. Paths are absolute, and links in them lead nowhere outside."""
-
-    def systems(self) -> tuple[System, ...]:
-        """The operating systems found on it. Costs 5 s under emulation."""
-
-    def enter(self, mounts: Mounts) -> None:
-        """From now on, paths are those of this system."""
-
-    def list(self, folder: str) -> tuple[Entry, ...]:
-        """In the order of names. WorkFailed when it is no folder."""
-
-    def read(self, path: str) -> bytes:
-        """WorkFailed when it is no file, or larger than READ_MAX."""
-
-    def take(self, path: str, into: Path) -> None:
-        """Copy a file, or a folder with all that is in it, out to `into`, which is not there yet."""
-
-    def write(self, path: str, data: bytes, mode: int) -> None:
-        """A file of root's; folders above it are made. A link in its place is replaced."""
-
-    def remove(self, path: str) -> None:
-        """A file or a link. Silent when it is gone."""
-
-    def link(self, path: str, target: str) -> None:
-        """A symbolic link; what was there is replaced."""
-
-    def run(self, script: str) -> str:
-        """Run `sh -eu` in the system, without a network; what it wrote. WorkFailed with its words."""
-
-    def trim(self) -> None:
-        """Give blocks that no file uses back, so that the disk's file is sparse there."""
 
 
 class Libguestfs:
@@ -155,7 +85,7 @@ class Libguestfs:
                 mounts = tuple((point, _theirs(points[point])) for point in sorted(points, key=len))
                 found.append(
                     System(
-                        g.inspect_get_distro(root), g.inspect_get_product_name(root), mounts,
+                        g.inspect_get_distro(root), g.inspect_get_product_name(root), _version(g, root), mounts,
                         g.vfs_uuid(g.mountable_device(root)), self._packages(root, mounts),
                     )
                 )  # fmt: skip
@@ -194,7 +124,7 @@ class Libguestfs:
             targets = g.readlinklist(folder, names)
         return tuple(
             Entry(name, _kind(s["st_mode"]), stat.S_IMODE(s["st_mode"]), s["st_uid"], s["st_gid"],
-                  s["st_size"], target)
+                  s["st_size"], target, s["st_mtime_sec"])
             for name, s, target in zip(names, stats, targets, strict=True)
         )  # fmt: skip
 
@@ -247,6 +177,16 @@ class Libguestfs:
         with self._vendor(f"{path} cannot be linked"):
             self._g.mkdir_p(str(PurePosixPath(path).parent))
             self._g.ln_sf(target, path)
+
+    def put(self, source: Path, path: str) -> None:
+        g = self._g
+        with self._vendor(f"{path} cannot be copied"):
+            g.mkdir_p(path)
+            for item in sorted(source.iterdir()):
+                g.copy_in(str(item), path)
+            # Whoever they belong to here is nobody there.
+            for below in ("", *(f"/{name}" for name in g.find(path))):
+                g.lchown(0, 0, path + below)
 
     def run(self, script: str) -> str:
         with self._vendor("a command in the image failed"):
@@ -301,6 +241,11 @@ def _deadline(seconds: float, name: str) -> Iterator[threading.Event]:
         thread.join()
 
 
+def _version(g: Any, root: str) -> str:
+    major, minor = g.inspect_get_major_version(root), g.inspect_get_minor_version(root)
+    return f"{major}.{minor}" if minor > 0 else str(major)
+
+
 def _said(cause: RuntimeError) -> str:
     """Its words without the name of its function and its advice to set environment variables."""
     text = str(cause).partition("\n")[0]
@@ -331,70 +276,3 @@ def _kind(mode: int) -> Literal["file", "folder", "link", "other"]:
     if stat.S_ISDIR(mode):
         return "folder"
     return "link" if stat.S_ISLNK(mode) else "other"
-
-
-@dataclass
-class FakeInterior:
-    """A disk in memory: `files` by path, a link as its target's text. Folders are there when something is in them."""
-
-    found: tuple[System, ...] = ()
-    files: dict[str, tuple[bytes | str, int]] = field(default_factory=dict)
-    answers: Callable[[str], str] = lambda script: ""
-    entered: Mounts = ()
-    trimmed: bool = False
-    ran: list[str] = field(default_factory=list)
-
-    def systems(self) -> tuple[System, ...]:
-        return self.found
-
-    def enter(self, mounts: Mounts) -> None:
-        self.entered = mounts
-
-    def list(self, folder: str) -> tuple[Entry, ...]:
-        top = folder.rstrip("/") + "/"
-        names = {path[len(top) :].partition("/")[0] for path in self.files if path.startswith(top)}
-        if not names:
-            raise WorkFailed(f"{folder} cannot be listed: Not a directory")
-        return tuple(self._entry(top + name, name) for name in sorted(names))
-
-    def _entry(self, path: str, name: str) -> Entry:
-        if path not in self.files:
-            return Entry(name, "folder", 0o755, 0, 0, 4096)
-        data, mode = self.files[path]
-        if isinstance(data, str):
-            return Entry(name, "link", 0o777, 0, 0, len(data), data)
-        return Entry(name, "file", mode, 0, 0, len(data))
-
-    def read(self, path: str) -> bytes:
-        data, _ = self.files.get(path, ("", 0))
-        if isinstance(data, str):
-            if data:
-                return self.read(str(PurePosixPath(path).parent / data))
-            raise WorkFailed(f"{path} is no file")
-        if len(data) > READ_MAX:
-            raise WorkFailed(f"{path} has more than {READ_MAX >> 20} MiB", "copy it: phx image cp")
-        return data
-
-    def take(self, path: str, into: Path) -> None:
-        if path in self.files:
-            into.write_bytes(self.read(path))
-            return
-        into.mkdir()
-        for entry in self.list(path):
-            self.take(f"{path}/{entry.name}", into / entry.name)
-
-    def write(self, path: str, data: bytes, mode: int) -> None:
-        self.files[path] = data, mode
-
-    def remove(self, path: str) -> None:
-        self.files.pop(path, None)
-
-    def link(self, path: str, target: str) -> None:
-        self.files[path] = target, 0o777
-
-    def run(self, script: str) -> str:
-        self.ran.append(script)
-        return self.answers(script)
-
-    def trim(self) -> None:
-        self.trimmed = True

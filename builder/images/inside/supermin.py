@@ -96,7 +96,7 @@ def _make(catalog: Catalog, folder: Path, report: Report) -> None:
 
 def _kernel(catalog: Catalog, into: Path) -> Manifest:
     """The newest image of ours whose drivers can be read; they are in `into`/VERSION afterwards."""
-    for image in catalog.images():
+    for image in (m for m in catalog.images() if m.origin is None):
         disk = catalog.folder(image) / "disk.raw"
         dump = f"rdump /usr/lib/modules/{image.kernel} ."
         argv = [program("debugfs", "e2fsprogs"), "-R", dump, str(disk)]
