@@ -67,47 +67,40 @@ def test_python_packages_are_locked_and_installed_without_an_index(
     offer(index, "tool", "2.0")
     offer(index, "lib", "1.0")
     offer(index, "lib", "1.1")
-    phx = library(snake=RECIPE % time.time(), viper="from: snake\npip: [lib, venom]\n")
-    place = (phx.recipes or Path()) / "snake"
-    (place / "wheels").mkdir()
-    # Of each run its own: no earlier run has made this layer.
-    offer(place / "wheels", "own", "3.0", "Lib", own__stamp=str(time.time()))
     offer(index, "venom", "9", "lib")
+    phx = library(snake=RECIPE % time.time(), viper="from: snake\npip: [lib, venom]\n")
+    wheels, place = ((phx.recipes or Path()) / name for name in ("snake/wheels", "viper"))
+    wheels.mkdir()
+    # Of each run its own: no earlier run has made this layer.
+    offer(wheels, "own", "3.0", "Lib", own__stamp=str(time.time()))
     assert "packages, written" in phx.run("lock", place).stdout
-    assert '["lib", "1.1", "lib-1.1-py3-none-any.whl", "' in (place / "recipe.lock").read_text()
+    locked = (place / "recipe.lock").read_text()
+    assert '["lib", "1.1", "lib-1.1-py3-none-any.whl", "' in locked
 
     offer(index, "lib", "1.2")
     done = phx.run("build", place)
     assert "pip install tool==1.0, own-3.0-py3-none-any.whl" in done.stderr
-    disk = folder(phx, "snake") / "disk.raw"
+    disk = folder(phx, "viper") / "disk.raw"
     assert debugfs(disk, "cat /seen") == "1.0 1.1 3.0\n1.0\n#!/usr/bin/python3\n"
-    told = phx.json("image", "show", "snake")
-    versions = {w["name"]: w["version"] for w in told["wheels"]}  # type: ignore[call-overload,index]
-    assert versions == {"lib": "1.1", "own": "3.0", "tool": "1.0"}
-    info = "/usr/local/lib/python3.11/dist-packages/tool-1.0.dist-info"
-    assert "direct_url" not in debugfs(disk, f"ls {info}")
-    assert "pip-" not in debugfs(disk, "ls /usr/local/lib/python3.11/dist-packages"), (
-        "it only installs"
-    )
+    before = phx.json("image", "show", "viper")
+    # A child's are resolved over its parent's; what the parent has is not installed again.
+    versions = {w["name"]: w["version"] for w in before["wheels"]}  # type: ignore[call-overload,index]
+    assert versions == {"lib": "1.1", "own": "3.0", "tool": "1.0", "venom": "9"}
+    site = "/usr/local/lib/python3.11/dist-packages"
+    assert "direct_url" not in debugfs(disk, f"ls {site}/tool-1.0.dist-info")
+    assert "pip-" not in debugfs(disk, f"ls {site}"), "it only installs"
 
     table = phx.run("lock", place, "--update").stdout.splitlines()
-    assert [row.split() for row in table[:2]] == [
-        ["PACKAGE", "WAS", "IS"],
-        ["pip", "lib", "1.1", "1.2"],
-    ]
-
-    # A child's are resolved over its parent's; what the parent has is not installed again.
-    phx.run("build", "viper")
-    told = phx.json("image", "show", "viper")
-    assert [w["name"] for w in told["wheels"]] == ["lib", "own", "tool", "venom"]  # type: ignore[call-overload,index]
+    assert table[0].split() == ["PACKAGE", "WAS", "IS"]
+    assert table[1].split() == ["pip", "lib", "1.1", "1.2"]
 
     # Again, without an index: the same wheels from the cache, the same bytes.
     shutil.rmtree(index)
-    before = phx.json("image", "show", "viper")
+    (place / "recipe.lock").write_text(locked)
     phx.run("image", "rm", "viper")
     for layer in before["layers"][4:]:  # type: ignore[call-overload,index]
         shutil.rmtree(phx.home / "layers" / layer[:20])
-    assert "pip install tool==1.0" in phx.run("build", "viper").stderr
+    assert "pip install tool==1.0" in phx.run("build", place).stderr
     assert phx.json("image", "show", "viper")["id"] == before["id"]  # type: ignore[call-overload,index]
 
 
