@@ -14,7 +14,7 @@ from typing import assert_never
 from builder import downloads, placing
 from builder.chamber import Chamber
 from builder.language.flat import Placed
-from builder.packages.apt import archive
+from builder.packages.archive import archive
 from builder.packages.pip import requirements
 from builder.plan import Report
 from builder.secrets import Secret

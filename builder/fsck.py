@@ -20,7 +20,7 @@ from builder.images.catalog import Catalog
 from builder.images.disk import FILES, sha256_of
 from builder.layers import SHORT, LayerInfo, LayerStore, layer_info, measured
 from builder.packages import lock
-from builder.packages.apt import file_name
+from builder.packages.archive import file_name
 from builder.plan import Report
 from builder.rights import remove
 

@@ -16,7 +16,7 @@ from builder.images import manifest
 from builder.images.catalog import Catalog
 from builder.layers import LayerInfo, LayerStore
 from builder.packages import lock
-from builder.packages.apt import file_name
+from builder.packages.archive import file_name
 from builder.plan import Facts
 from tests.invented import IMAGE, deb, locked
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from builder.errors import CommandFailed, WorkFailed
-from builder.packages import apt as packages
+from builder.packages import apt, archive
 from tests.invented import deb, locked
 
 
@@ -22,17 +22,17 @@ def cache(tmp_path):
     found.mkdir()
     into.mkdir()
     for package in (locked("dash", "1:2.0"), locked("kmod")):
-        (found / packages.file_name(package)).write_bytes(deb(package.name, package.version))
+        (found / archive.file_name(package)).write_bytes(deb(package.name, package.version))
     return found, into
 
 
 def test_an_epochs_colon_is_escaped_as_apt_does():
-    assert packages.file_name(locked("dash", "1:2.0")) == "dash_1%3a2.0_all.deb"
+    assert archive.file_name(locked("dash", "1:2.0")) == "dash_1%3a2.0_all.deb"
 
 
 def test_the_archive_holds_exactly_the_locked_packages(cache, golden):
     folder, into = cache
-    packages.archive([locked("kmod"), locked("dash", "1:2.0")], "bookworm", folder, into)
+    archive.archive([locked("kmod"), locked("dash", "1:2.0")], "bookworm", folder, into)
     assert sorted(p.name for p in into.iterdir()) == [
         "Packages", "Release", "dash_1%3a2.0_all.deb", "kmod_1.0_all.deb",
     ]  # fmt: skip
@@ -43,7 +43,7 @@ def test_the_archive_holds_exactly_the_locked_packages(cache, golden):
 
 def test_links_not_copies(cache):
     folder, into = cache
-    packages.archive([locked("kmod")], "bookworm", folder, into)
+    archive.archive([locked("kmod")], "bookworm", folder, into)
     assert (into / "kmod_1.0_all.deb").samefile(folder / "kmod_1.0_all.deb")
 
 
@@ -58,13 +58,13 @@ def test_links_not_copies(cache):
 def test_what_is_not_as_locked_is_refused(why, package, cache):
     folder, into = cache
     with pytest.raises(WorkFailed, match="is missing from the cache or is not what its lock says"):
-        packages.archive([package], "bookworm", folder, into)
+        archive.archive([package], "bookworm", folder, into)
 
 
 def test_the_control_file_of_each_packing(tmp_path):
     path = tmp_path / "a.deb"
     path.write_bytes(deb("kmod"))
-    plain = packages.control_of(path)
+    plain = archive.control_of(path)
     assert plain.startswith("Package: kmod\nVersion: 1.0\n")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -74,14 +74,14 @@ def test_the_control_file_of_each_packing(tmp_path):
     data = lzma.compress(packed.getvalue())
     member = b"%-16s%-12d%-6d%-6d%-8s%-10d`\n" % (b"control.tar.xz", 0, 0, 0, b"100644", len(data))
     path.write_bytes(b"!<arch>\n" + member + data)
-    assert packages.control_of(path) == plain
+    assert archive.control_of(path) == plain
 
 
 def test_what_is_no_package_is_refused(tmp_path):
     for data in (b"", b"!<arch>\n"):
         (tmp_path / "a.deb").write_bytes(data)
         with pytest.raises(WorkFailed, match=r"a\.deb is not a Debian package"):
-            packages.control_of(tmp_path / "a.deb")
+            archive.control_of(tmp_path / "a.deb")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_what_is_no_package_is_refused(tmp_path):
     ],
 )  # fmt: skip
 def test_apts_failure_in_the_users_terms(why, said, what):
-    assert packages.unreachable(CommandFailed(["apt-get"], 100, said)).what == what, why
+    assert apt.unreachable(CommandFailed(["apt-get"], 100, said)).what == what, why
 
 
 @pytest.mark.parametrize(
@@ -112,5 +112,5 @@ def test_apts_failure_in_the_users_terms(why, said, what):
     ],
 )
 def test_the_absent_package_is_found_in_apts_words(said, name):
-    found = packages._ABSENT.search(said)
+    found = apt._ABSENT.search(said)
     assert found is not None and next(g for g in found.groups() if g) == name

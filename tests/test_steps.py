@@ -21,7 +21,7 @@ from builder import acts, assemble, placing
 from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.language.accounts import Account
 from builder.language.flat import Fetched, LocalWheel, Placed, PlacedDirectory
-from builder.packages.apt import file_name
+from builder.packages.archive import file_name
 from builder.run import Done
 from builder.secrets import Secret
 from builder.steps import (

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import hashlib
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.claims import alone
 from builder.errors import CommandFailed, WorkFailed
+from builder.packages.archive import file_name, whole
 from builder.plan import Report
 from builder.run import run
 from builder.steps import Locked
@@ -145,7 +144,7 @@ class Apt:
             self._fetch(self._missing(packages), report)  # another build may have fetched some
 
     def _missing(self, packages: Iterable[Locked]) -> list[Locked]:
-        return [p for p in packages if not _is(self.archives / file_name(p), p)]
+        return [p for p in packages if not whole(self.archives / file_name(p), p)]
 
     def _fetch(self, missing: Sequence[Locked], report: Report) -> None:
         if not missing:
@@ -168,7 +167,7 @@ class Apt:
                 raise gone from None
             raise unreachable(cause) from cause
         for p in missing:
-            if not _is(self.archives / file_name(p), p):
+            if not whole(self.archives / file_name(p), p):
                 (self.archives / file_name(p)).unlink(missing_ok=True)
                 raise WorkFailed(
                     f"{p.name} {p.version} came with another sha256 than its lock says"
@@ -212,66 +211,6 @@ def unreachable(cause: CommandFailed) -> WorkFailed:
     if "No space left on device" in cause.tail:
         return WorkFailed("the disk is full", "make room, or name another folder with PHX_HOME")
     return WorkFailed("the mirror in this machine's apt configuration does not answer")
-
-
-def file_name(p: Locked) -> str:
-    """As apt names it in its cache: an epoch's colon is escaped."""
-    return f"{p.name}_{p.version.replace(':', '%3a')}_{p.architecture}.deb"
-
-
-def archive(packages: Sequence[Locked], suite: str, cache: Path, into: Path) -> None:
-    """Write a flat archive of exactly these packages into the empty folder `into`: links and their index.
-
-    Every file is checked against its lock first, so the index may be trusted. Raises WorkFailed naming a file
-    that is missing or has changed.
-    """
-    index = []
-    for p in sorted(packages, key=lambda p: p.name):
-        path = cache / file_name(p)
-        if not _is(path, p):
-            raise WorkFailed(f"{path.name} is missing from the cache or is not what its lock says")
-        try:
-            (into / path.name).hardlink_to(path)
-        except OSError:  # the cache is on another filesystem
-            shutil.copyfile(path, into / path.name)
-        control = control_of(path).strip("\n")
-        index.append(f"{control}\nFilename: ./{path.name}\nSize: {p.size}\nSHA256: {p.sha256}\n")
-    text = "\n".join(index)
-    (into / "Packages").write_text(text)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    (into / "Release").write_text(
-        f"Suite: {suite}\nCodename: {suite}\nArchitectures: amd64\n"
-        f"SHA256:\n {digest} {len(text.encode())} Packages\n"
-    )
-
-
-def control_of(deb: Path) -> str:
-    """The control file of a .deb (deb(5)). WorkFailed if it is none."""
-    from builder.packages.unpack import (
-        tar_in,  # brings multiprocessing along, which a build with nothing to do never needs
-    )
-
-    try:
-        with tar_in(deb.read_bytes(), "control.tar") as tar:
-            for wanted in ("./control", "control"):
-                if wanted in tar.getnames():
-                    file = tar.extractfile(wanted)
-                    assert file is not None
-                    return file.read().decode()
-    except ValueError:
-        pass
-    raise WorkFailed(f"{deb.name} is not a Debian package")
-
-
-def _is(path: Path, p: Locked) -> bool:
-    try:
-        with path.open("rb") as file:
-            return (
-                path.stat().st_size == p.size
-                and hashlib.file_digest(file, "sha256").hexdigest() == p.sha256
-            )
-    except FileNotFoundError:
-        return False
 
 
 def _fields(stanza: str) -> dict[str, str]:
