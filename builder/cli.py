@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from builder.terminal import Terminal, home, layers_max, library
 
@@ -213,13 +214,35 @@ def _build_many(
         raise typer.Exit(1)
 
 
+class LockCommand(TyperCommand):
+    """What stands after --update, up to the next option, are packages: click's options take no lists."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--update" in args:
+            at = args.index("--update") + 1
+            end = next((n for n in range(at, len(args)) if args[n].startswith("-")), len(args))
+            names = [word for name in args[at:end] for word in ("--package", name)]
+            args = [*args[:at], *names, *args[end:]]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[--update [PACKAGE]...]"]
+
+
 def lock(
     recipes: Recipes = None,
     all_: All = False,
     set_: Set = None,
     update: Annotated[
-        bool, typer.Option("--update", help="Ask the mirror again; show what changes.")
+        bool,
+        typer.Option(
+            "--update",
+            help="Ask again; show what changes. Names after it: only these packages and what they need.",
+        ),
     ] = False,
+    packages: Annotated[
+        list[str] | None, typer.Option("--package", hidden=True, metavar="PACKAGE")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fix a recipe's packages to exact versions, in recipe.lock beside it; builds then take just these."""
@@ -232,7 +255,7 @@ def lock(
     flats = [(folder_of(name), shop.load(folder_of(name), pairs(set_ or []))) for name in names]
     told = []
     for folder, flat in flats:
-        old, new = shop.lock(flat, folder, update)
+        old, new = shop.lock(flat, folder, update, packages or [])
         changed = difference(old, new)
         count = sum(len(part) for part in new.packages)
         told.append(

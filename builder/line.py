@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ from builder.language.flat import Flat
 from builder.layers import LayerInfo, LayerStore
 from builder.packages import facts, lock, pip
 from builder.packages.apt import Apt
+from builder.packages.renew import renew
 from builder.plan import BuildPlan, Facts, Report
 from builder.rights import remove, rights
 from builder.secrets import Secret
@@ -56,14 +57,15 @@ class Line:
     def load(self, folder: Path, given: Mapping[str, str]) -> Flat:
         return recipe.load(folder, self.library, given)
 
-    def _apt(self, suite: str) -> Apt:
-        if suite not in self._apts:
+    def _apt(self, flat: Flat) -> Apt:
+        """apt over the machine's sources of the recipe's suite. Its answer to `update` is shared by all recipes."""
+        if flat.suite not in self._apts:
             self.caches.make()
-            self._apts[suite] = Apt(
-                self.caches.apt, self.caches.packages, facts.sources(suite),
+            self._apts[flat.suite] = Apt(
+                self.caches.apt, self.caches.packages, facts.sources(flat.suite),
                 self.caches.logs / "apt.log",
             )  # fmt: skip
-        return self._apts[suite]
+        return self._apts[flat.suite]
 
     def _pip(self, suite: str) -> pip.Pip:
         return pip.Pip(suite, self.caches.files, self.caches.logs / "pip.log")
@@ -83,7 +85,7 @@ class Line:
         last = "those of the last build; phx lock fixes them, phx build --refresh asks again"
         if answer := self._answer(key):
             return answer, last
-        with self._apt(flat.suite).alone(self.report):
+        with self._apt(flat).alone(self.report):
             # Another build may have asked the same while we waited.
             if answer := self._answer(key):
                 return answer, last
@@ -98,25 +100,37 @@ class Line:
         return self.home / "locks" / f"{key[:20]}.lock"
 
     def _ask(self, flat: Flat, key: str) -> Facts:
-        with self._apt(flat.suite).alone(self.report):
+        with self._apt(flat).alone(self.report):
             return self._resolve(flat, key)
 
     def _resolve(self, flat: Flat, key: str) -> Facts:
-        found = facts.resolve(flat, self._apt(flat.suite), self.report)
+        found = facts.resolve(flat, self._apt(flat), self.report)
         installer, wheels = pip.resolve(flat, self._pip(flat.suite), self.report)
         found = replace(found, installer=installer, wheels=wheels)
         told.write(self._kept(key), lock.to_json(found, key))
         return found
 
-    def lock(self, flat: Flat, folder: Path, update: bool) -> tuple[Facts | None, Facts]:
-        """Write recipe.lock; (what it was, what it is). It stays as it is unless `update` or the recipe asks anew."""
+    def lock(
+        self, flat: Flat, folder: Path, update: bool, names: Sequence[str] = ()
+    ) -> tuple[Facts | None, Facts]:
+        """Write recipe.lock; (what it was, what it is). It stays as it is unless `update` or the recipe asks anew.
+
+        names  the only packages to update, with what they need
+        """
         key, beside = lock.key(flat), folder / "recipe.lock"
         old = of = None
         if beside.is_file():
             old, of = lock.from_json(beside.read_text(), str(beside))
         if old is not None and of == key and not update:
             return old, old
-        new = self._ask(flat, key)
+        if names:
+            if old is None:
+                what = f"there is no {beside} to update in part"
+                raise InputError(Problem("", what, f"phx lock {folder} writes it"))
+            with self._apt(flat).alone(self.report):
+                new = renew(flat, old, names, self._apt(flat), self._pip(flat.suite), self.report)
+        else:
+            new = self._ask(flat, key)
         told.write(beside, lock.to_json(new, key))
         return old, new
 
@@ -193,7 +207,8 @@ class Line:
         self._demand_secrets(flat, drawn, store)
         with store.using(drawn.layers()):
             yield assemble.assemble(
-                drawn, store, self.caches, self._apt(flat.suite), self._pip(flat.suite),
+                drawn, store, self.caches, self._apt(flat).over(flat.archives()),
+                self._pip(flat.suite),
                 self.report, self.secrets,
             )  # fmt: skip
 

@@ -26,7 +26,7 @@ app = typer.Typer(
 )  # fmt: skip
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
 app.command("build")(builder_cli.build)
-app.command("lock")(builder_cli.lock)
+app.command("lock", cls=builder_cli.LockCommand)(builder_cli.lock)
 app.command("test")(testing.test)
 app.command("scale")(membership.scale)
 app.command("replace")(membership.replace)

@@ -9,7 +9,9 @@ import ipaddress
 import re
 import tarfile
 import zipfile
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
+from types import MappingProxyType
 
 from builder.document import check, parse
 from builder.images.manifest import Manifest, PackageFact
@@ -101,26 +103,56 @@ def masked(text: str) -> str:
     return re.sub(f"{marks.format('BEGIN')}.*?{marks.format('END')}", digest, text, flags=re.DOTALL)
 
 
-def deb(name: str, version: str = "1.0") -> bytes:
-    """The smallest file that reads as a Debian package, deb(5): the same bytes each time, installing nothing."""
+def deb(
+    name: str,
+    version: str = "1.0",
+    fields: str = "",
+    scripts: Mapping[str, str] = MappingProxyType({}),
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
+    """A small file that reads as a Debian package, deb(5): the same bytes each time, at first installing nothing.
+
+    fields   more lines of its control file, each with its end
+    scripts  its maintainer scripts, by name
+    files    what it installs; a link's text begins with "-> ". Folders above a file come before it
+    """
     control = (
-        f"Package: {name}\nVersion: {version}\nArchitecture: all\nDescription: invented\n".encode()
+        f"Package: {name}\nVersion: {version}\nArchitecture: all\n{fields}Description: invented\n"
     )
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        entry = tarfile.TarInfo("./control")
-        entry.size = len(control)
-        tar.addfile(entry, io.BytesIO(control))
+    held = {"control": control, **scripts}
     members = (
         (b"debian-binary", b"2.0\n"),
-        (b"control.tar", packed.getvalue()),
-        (b"data.tar", bytes(1024)),
+        (b"control.tar", _tar({f"./{n}": text for n, text in held.items()}, set(scripts))),
+        (b"data.tar", _tar(files, folders=True) if files else bytes(1024)),
     )
     data = b"!<arch>\n"
     for member, content in members:
         data += b"%-16s%-12d%-6d%-6d%-8s%-10d`\n" % (member, 0, 0, 0, b"100644", len(content))
         data += content + b"\n" * (len(content) % 2)
     return data
+
+
+def _tar(texts: Mapping[str, str], programs: Collection[str] = (), folders: bool = False) -> bytes:
+    packed, made = io.BytesIO(), set[PurePosixPath]()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path, text in texts.items():
+            above = [p for p in reversed(PurePosixPath(path).parents) if p.name and p.name != ".."]
+            for folder in above if folders else ():
+                if folder not in made and str(folder) not in texts:
+                    entry = tarfile.TarInfo(str(folder))
+                    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+                    tar.addfile(entry)
+                made.add(folder)
+            entry = tarfile.TarInfo(path)
+            if path.removeprefix("./") in programs:
+                entry.mode = 0o755
+            if text.startswith("-> "):
+                entry.type, entry.linkname = tarfile.SYMTYPE, text[3:]
+                tar.addfile(entry)
+                continue
+            entry.size = len(text.encode())
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    return packed.getvalue()
 
 
 def locked(name: str, version: str = "1.0") -> Locked:

@@ -120,6 +120,25 @@ def test_a_set_without_a_value_is_2(phx, tmp_path):
     assert (status, out, err) == (2, "", "error: --set: 'port' is not NAME=VALUE\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("lock", "base", "--update", "openssl", "curl"),
+         "error: there is no TMP/recipes/base/recipe.lock to update in part\n"
+         "  hint: phx lock TMP/recipes/base writes it\n"),
+        (("lock", "--update", "base"),
+         "error: no recipe is named\n  hint: name one, as in: phx build base; or --all\n"),
+        (("lock", "base", "--update", "openssl", "--all"),
+         "error: --all means every recipe\n  hint: leave the names out, or --all\n"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, tuple) else "",
+)  # fmt: skip
+def test_what_stands_after_update_are_packages(words, said, phx, tmp_path):
+    (tmp_path / "recipes" / "base").mkdir(parents=True)
+    (tmp_path / "recipes" / "base" / "recipe.yaml").write_text(ROOT)
+    assert phx(*words) == (2, "", said)
+
+
 def made(home):
     """All that lies in a home, but for what SQLite keeps beside an open ledger."""
     return sorted(p for p in home.rglob("*") if not p.name.startswith("ledger.sqlite-"))

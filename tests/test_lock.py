@@ -139,11 +139,26 @@ def test_the_key_covers_the_bytes_of_a_recipes_wheels_and_no_order(tmp_path):
     assert key(tmp_path, text) != first
 
 
+@pytest.mark.parametrize(
+    ("why", "old", "new", "same"),
+    [
+        ("where it is", "v.invalid/", "w.invalid/", False), ("its suite", "suite: s", "suite: t", False),
+        ("its key", "BLOCK-----'", "BLOCK-----x'", False), ("what it is called", "name: v", "name: w", True),
+        ("that the image keeps it", "suite: s", "suite: s, keep: true", True),
+        ("that it is a snapshot", "suite: s", "suite: s, snapshot: true", False),
+    ],
+)  # fmt: skip
+def test_what_the_key_covers_of_an_archive(why, old, new, same, tmp_path):
+    text = f"{BASE}sources: [{SOURCE}]\n"
+    assert (key(tmp_path, text) == key(tmp_path, text.replace(old, new))) == same, why
+
+
 def key(tmp_path, text):
     library(tmp_path, {"base/recipe.yaml": text})
     return lock.key(recipe.load(tmp_path / "base", tmp_path, {}))
 
 
+SOURCE = "{name: v, uri: 'http://v.invalid/', suite: s, key_text: '-----BEGIN PGP PUBLIC KEY BLOCK-----'}"
 BASE = ROOT + "packages: [dash, kmod]\nfiles: [{path: /a, content: a}]\n"
 
 
@@ -157,6 +172,13 @@ BASE = ROOT + "packages: [dash, kmod]\nfiles: [{path: /a, content: a}]\n"
         ("a version", "[dash, kmod]", "[dash, kmod=1]", False),
         ("the kernel", "cloud-amd64", "amd64", False),
         ("a Python package", "files:", "pip: [tool]\nfiles:", False),
+        ("an archive", "files:", f"sources: [{SOURCE}]\nfiles:", False),
+        (
+            "an archive that is not there by its condition",
+            "files:",
+            f"sources: [{SOURCE[:-1]}, when: 'false'}}]\nfiles:",
+            True,
+        ),
     ],
 )
 def test_the_key_is_of_what_is_asked(why, old, new, same, tmp_path):

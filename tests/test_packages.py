@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from builder.errors import CommandFailed, WorkFailed
+from builder.language.flat import Archive
 from builder.packages import apt, archive
 from tests.invented import deb, locked
 
@@ -93,11 +94,73 @@ def test_what_is_no_package_is_refused(tmp_path):
          "the mirror's files do not carry Debian's signature, or not the signed hashes"),
         ("changed on the way", "E: Hash Sum mismatch",
          "the mirror's files do not carry Debian's signature, or not the signed hashes"),
+        ("a snapshot", "E: Release file for http://m.invalid/dists/x is expired (invalid since 9d)",
+         "the mirror has a Release file that has run out (Valid-Until)"),
         ("a full disk", "E: write (28: No space left on device)", "the disk is full"),
     ],
 )  # fmt: skip
 def test_apts_failure_in_the_users_terms(why, said, what):
     assert apt.unreachable(CommandFailed(["apt-get"], 100, said)).what == what, why
+
+
+VENDOR = Archive(
+    "vendor",
+    "http://v.invalid/deb/",
+    "stable",
+    ("main",),
+    b"key",
+    False,
+    "recipe.yaml:7: sources[0]",
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "what", "hint"),
+    [
+        ("E: The repository 'http://v.invalid/deb stable InRelease' is not signed.",
+         "does not carry the signature of its key, or not the signed hashes", "gpg --show-keys FILE"),
+        ("E: Failed to fetch http://v.invalid/deb/dists/stable/Packages  Hash Sum mismatch",
+         "does not carry the signature of its key, or not the signed hashes", "gpg --show-keys FILE"),
+        ("E: Release file for http://v.invalid/deb/dists/stable/InRelease is expired (invalid since 9d)",
+         "has a Release file that has run out (Valid-Until)", "say snapshot: true"),
+        ("E: The repository 'http://v.invalid/deb stable Release' does not have a Release file.",
+         "has no suite stable", "check uri and suite"),
+        ("E: Failed to fetch http://v.invalid/deb/dists/stable/InRelease  Could not connect",
+         "does not answer as an archive does", "check its uri"),
+    ],
+)  # fmt: skip
+def test_an_archive_that_is_to_blame_is_named_with_its_line(said, what, hint):
+    error = apt.unreachable(CommandFailed(["apt-get"], 100, said), (VENDOR,))
+    assert error.what == f"recipe.yaml:7: sources[0]: the archive 'vendor' {what}"
+    assert hint in error.hint
+    other = replace(VENDOR, uri="http://other.invalid/deb")
+    assert "the mirror" in apt.unreachable(CommandFailed(["apt-get"], 100, said), (other,)).what
+
+
+def test_an_archive_as_apt_reads_it():
+    assert VENDOR.stanza("/k") == (
+        "Types: deb\nURIs: http://v.invalid/deb/\nSuites: stable\nComponents: main\nSigned-By: /k/vendor.gpg\n"
+    )
+    flat = replace(VENDOR, suite="./", components=(), key=b"-----BEGIN PGP", snapshot=True)
+    assert flat.stanza("/k") == (
+        "Types: deb\nURIs: http://v.invalid/deb/\nSuites: ./\nCheck-Valid-Until: no\nSigned-By: /k/vendor.asc\n"
+    )
+
+
+def test_apt_over_more_archives_has_a_state_of_its_own_that_begins_as_ours(tmp_path):
+    ours = apt.Apt(tmp_path / "apt", tmp_path / "packages", "Types: deb\n", tmp_path / "log")
+    (ours.state / "lists").mkdir(parents=True)
+    (ours.state / "lists/a_Release").write_text("Date: x\n")
+    (ours.state / "lists/lock").write_text("")
+    assert ours.over(()) is ours
+    over = ours.over((VENDOR,))
+    assert over.state != ours.state and over.sources.startswith("Types: deb\n\n")
+    assert f"Signed-By: {over.state}/keys/vendor.gpg" in over.sources
+    assert [p.name for p in (over.state / "lists").iterdir()] == ["a_Release"]
+    assert (
+        over == ours.over((VENDOR,)) and over.state != ours.over((replace(VENDOR, key=b"b"),)).state
+    )
+    assert over.gate == ours.state / "phx.lock", "the package cache is one"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 
 from builder.errors import EnvironmentLacks, WorkFailed, explain
 from builder.language import recipe
-from builder.packages import pip
+from builder.packages import pip, renew
+from builder.plan import Facts
 from builder.run import Done
 from builder.steps import LockedWheel
 from tests.test_recipe import ROOT, library
@@ -99,6 +100,47 @@ def test_a_childs_packages_are_resolved_over_its_parents(tmp_path):
     assert first == (("pip",), [], [], {})
     assert second == (("tool",), [own], [], {})
     assert third == (("venom",), [], [own], pins)
+
+
+class Conflicting(pip.Pip):
+    """pip that finds newer versions, and a way only without lib's old one."""
+
+    def resolve(self, asked, local, below, pins):
+        if pins.get("lib") == "1" and pins.get("tool") == "2":
+            raise pip.Conflict(
+                ["tool 2 depends on lib>=2", "The user requested (constraint) lib==1"]
+            )
+        chosen = {"tool": "2", "lib": "2", "other": "2"} | dict(pins)
+        return [LockedWheel(n, v, f"{n}-{v}-py3-none-any.whl", "0" * 64) for n, v in chosen.items()]
+
+
+@pytest.mark.parametrize(
+    ("named", "moved"),
+    [
+        ("tool", {"lib": "2", "other": "1", "tool": "2"}),
+        ("other", {"lib": "1", "other": "2", "tool": "1"}),
+    ],
+)
+def test_renewed_in_part_only_what_stands_in_the_way_moves_too(named, moved, tmp_path):
+    flat = recipe.load(
+        library(tmp_path, {"base/recipe.yaml": ROOT + "pip: [tool]\n"}) / "base", tmp_path, {}
+    )
+    old = [LockedWheel(n, "1", f"{n}.whl", "0" * 64) for n in ("lib", "other", "tool")]
+    asker = Conflicting("bookworm", tmp_path, tmp_path)
+    keep = renew._kept(Facts(1, ((),), (tuple(old),), old[0]), {named})
+    _, [wheels] = pip.resolve(flat, Installing(asker), lambda _: None, keep)
+    assert {w.name: w.version for w in wheels} == moved
+
+
+class Installing:
+    """The first question is for pip itself."""
+
+    def __init__(self, asker):
+        self.asker = asker
+
+    def resolve(self, asked, *more):
+        found = self.asker.resolve(asked, *more)
+        return found[:1] if asked == ["pip"] else found
 
 
 def test_a_recipe_without_python_packages_asks_nothing(tmp_path):

@@ -329,6 +329,26 @@ def test_the_sections_of_fragments_come_before_the_recipes_own(tmp_path):
     assert (part.recipe, part.where) == ("base", f"{tmp_path}/base/recipe.yaml")
 
 
+def test_an_archive_leaves_nothing_in_the_image_unless_it_is_kept(tmp_path):
+    key = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n"
+    files = {
+        "base/recipe.yaml": ROOT
+        + "parameters: {day: {default: 20250520T000000Z}}\n"
+        + "sources:\n  - {name: a, uri: 'https://a.invalid/{{ day }}', suite: stable, key: keys/a.asc, keep: true}\n"
+        + f"  - {{name: b, uri: 'file:///b', suite: ./, key_text: {key!r}, snapshot: true}}\n",
+        "base/keys/a.asc": key,
+    }
+    [part] = load(library(tmp_path, files), "base").parts
+    a, b = part.archives
+    assert (a.uri, a.components, b.components, b.snapshot) == (
+        "https://a.invalid/20250520T000000Z", ("main",), (), True,
+    )  # fmt: skip
+    assert {f.path: f.data.decode() for f in part.files} == {
+        "/etc/apt/sources.list.d/a.sources": a.stanza("/etc/apt/keyrings"),
+        "/etc/apt/keyrings/a.asc": key,
+    }
+
+
 def test_the_digest_covers_every_byte_of_a_fragment(tmp_path):
     first = load(library(tmp_path, FRAGMENTS), "base").digest
     assert load(tmp_path, "base").digest == first

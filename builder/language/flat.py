@@ -46,6 +46,36 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class Archive:
+    """An archive of Debian packages that `key` signs. `where` is the line that names it."""
+
+    name: str
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    key: bytes = field(repr=False)
+    snapshot: bool
+    where: str
+
+    @property
+    def key_file(self) -> str:
+        """As apt wants it to be called: by its form."""
+        return f"{self.name}.{'asc' if self.key.lstrip().startswith(b'-----') else 'gpg'}"
+
+    def told(self) -> list[object]:
+        """What it decides of a lock."""
+        digest = hashlib.sha256(self.key).hexdigest()
+        return [self.uri, self.suite, list(self.components), digest, self.snapshot]
+
+    def stanza(self, keys: str) -> str:
+        """For apt, deb822. `keys` is the folder of the key's file."""
+        lines = ["Types: deb", f"URIs: {self.uri}", f"Suites: {self.suite}"]
+        lines += [f"Components: {' '.join(self.components)}"] if self.components else []
+        lines += ["Check-Valid-Until: no"] if self.snapshot else []
+        return "\n".join([*lines, f"Signed-By: {keys}/{self.key_file}"]) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
 class LocalWheel:
     """A wheel of the recipe's folder."""
 
@@ -94,6 +124,7 @@ class Part:
     pip: tuple[tuple[str, str], ...] = ()
     """(Python package, `file:line` that asked for it)."""
     wheels: tuple[LocalWheel, ...] = ()
+    archives: tuple[Archive, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +159,10 @@ class Flat:
     context: str = ""
     tests: tuple[CheckFile, ...] = ()
     test_cluster: str = ""
+
+    def archives(self, parts: int | None = None) -> tuple[Archive, ...]:
+        """Those of the first `parts` recipes of the chain: a child's do not count for what its parents install."""
+        return tuple(archive for part in self.parts[:parts] for archive in part.archives)
 
     @property
     def capabilities(self) -> tuple[str, ...]:

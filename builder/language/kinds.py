@@ -60,6 +60,24 @@ def plain_package(text: str) -> str:
     )
 
 
+def _suite(text: str) -> str:
+    return text if "{{" in text else plain_suite(text)
+
+
+def plain_suite(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9._/-]*", text):
+        return text
+    raise ValueError(
+        f"{shown(text)} is not a suite; write its name, as in stable, or ./ for an archive without suites"
+    )
+
+
+def _component(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", text):
+        return text
+    raise ValueError(f"{shown(text)} is not a component; write its name, as in main")
+
+
 def _requirement(text: str) -> str:
     return text if "{{" in text else plain_requirement(text)
 
@@ -131,8 +149,7 @@ def plain_url(text: str) -> str:
         )
     if "@" in found[2]:
         raise ValueError(
-            "a password has no place in a recipe, nor in its messages; "
-            "fetch the file yourself and write source"
+            "a password has no place in a recipe, nor in its messages; fetch by hand what needs one"
         )
     return text
 
@@ -188,6 +205,8 @@ Package = Annotated[str, AfterValidator(_package)]
 PlainPackage = Annotated[
     str, AfterValidator(plain_package), _text("[a-z0-9][a-z0-9+.-]+(=[A-Za-z0-9.+~:-]+)?")
 ]
+Suite = Annotated[str, AfterValidator(_suite)]
+Component = Annotated[str, AfterValidator(_component), _text("[A-Za-z0-9][A-Za-z0-9._/-]*")]
 Requirement = Annotated[str, AfterValidator(_requirement)]
 WheelFile = Annotated[str, AfterValidator(_wheel), _text(r"[^/].*\.whl")]
 Target = Annotated[str, AfterValidator(_target), _text("/.*[^/]")]

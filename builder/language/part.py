@@ -8,12 +8,22 @@ from builder.document import Document, Place
 from builder.errors import Problem
 from builder.language.accounts import Numbers
 from builder.language.chain import Link, Source
-from builder.language.flat import Fetched, Lines, LocalWheel, Part, Placed, PlacedDirectory, Units
+from builder.language.flat import (
+    Archive,
+    Fetched,
+    Lines,
+    LocalWheel,
+    Part,
+    Placed,
+    PlacedDirectory,
+    Units,
+)
 from builder.language.kinds import (
     Value,
     plain_package,
     plain_requirement,
     plain_sha256,
+    plain_suite,
     plain_url,
 )
 from builder.language.scope import Scope
@@ -42,12 +52,14 @@ def part_of(
     files: list[Placed | Fetched] = []
     run: list[Lines] = []
     capabilities: list[str] = []
+    archives: list[Archive] = []
     pip: list[tuple[str, str]] = []
     wheels: list[LocalWheel] = []
     switched: list[Units] = []
     written: set[str] = set()
     for source in link.sources:
         scope = Scope(source.document, values, problems)
+        archives += _archives(scope, source, fetch, files, written)
         packages += _packages(scope, source)
         _python(scope, source, fetch, pip, wheels)
         users += [
@@ -72,7 +84,7 @@ def part_of(
             tuple(u for s in switched for u in s.disable),
             tuple(u for s in switched for u in s.mask),
         ),
-        tuple(run), tuple(capabilities), tuple(pip), tuple(wheels),
+        tuple(run), tuple(capabilities), tuple(pip), tuple(wheels), tuple(archives),
     )  # fmt: skip
 
 
@@ -95,6 +107,57 @@ def _packages(scope: Scope, source: Source) -> list[tuple[str, str]]:
         if name:
             found.append((name, scope.document.where(place)))
     return found
+
+
+def _archives(
+    scope: Scope,
+    source: Source,
+    fetch: Fetch,
+    files: list[Placed | Fetched],
+    written: set[str],
+) -> list[Archive]:
+    """The archives; what the image keeps of them is added to `files`."""
+    found = []
+    for n, item in enumerate(source.sections.sources):
+        here: Place = ("sources", n)
+        if not scope.holds(item.when, here):
+            continue
+        uri = _plain(scope, (*here, "uri"), item.uri, plain_url)
+        suite = _plain(scope, (*here, "suite"), item.suite, plain_suite)
+        components = item.components
+        if suite.endswith("/"):
+            if "components" in item.model_fields_set and components:
+                hint = "remove components"
+                scope.wrong(
+                    (*here, "components"), "an archive without suites has no components", hint
+                )
+            components = ()
+        elif not components:
+            scope.wrong((*here, "components"), "is empty", "name one, as in main")
+        place: Place = (*here, "key" if item.key else "key_text")
+        key = fetch(scope.document, place, item.key) if item.key else (item.key_text or "").encode()
+        if key or not item.key:
+            _check_key(scope, place, key)
+        where = scope.document.where(here)
+        archive = Archive(item.name, uri, suite, components, key, item.snapshot, where)
+        if item.keep:
+            keys, path = "/etc/apt/keyrings", f"/etc/apt/sources.list.d/{item.name}.sources"
+            _once(scope, (*here, "name"), path, written)
+            files.append(Placed(path, 0o644, "root", archive.stanza(keys).encode()))
+            files.append(Placed(f"{keys}/{archive.key_file}", 0o644, "root", key))
+        found.append(archive)
+    return found
+
+
+def _check_key(scope: Scope, place: Place, key: bytes) -> None:
+    if b"PRIVATE KEY" in key:
+        hint = "give the public one, as gpg --export --armor prints it, and make a new pair"
+        scope.wrong(place, "is a private key", hint)
+    # RFC 4880: binary packets begin with their tag, a byte over 127.
+    elif not (
+        key.lstrip().startswith(b"-----BEGIN PGP PUBLIC KEY BLOCK-----") or key[:1] > b"\x7f"
+    ):
+        scope.wrong(place, "is not a public key", "give what gpg --export --armor prints")
 
 
 def _python(

@@ -12,6 +12,7 @@ from builder.errors import shown
 from builder.language.context import Deployment
 from builder.language.kinds import (
     Comment,
+    Component,
     Inside,
     Login,
     LoginPath,
@@ -26,6 +27,7 @@ from builder.language.kinds import (
     Seconds,
     Sha256,
     Size,
+    Suite,
     Target,
     TargetDirectory,
     Url,
@@ -80,6 +82,38 @@ class PackageWhen(Written):
 
     name: Package = Field(description="the Debian package, name or name=version")
     when: str = Field(description=WHEN)
+
+
+class Archive(Written):
+    """One archive of Debian packages besides Debian's own, and the key that signs it."""
+
+    name: Name = Field(description="what messages and the image call it")
+    uri: Url = Field(description="where it is, http, https or file; a template")
+    suite: Suite = Field(description="its suite, a template; ./ for an archive without suites")
+    components: Many[Component] = Field(
+        ("main",), description="its components; none where there are no suites"
+    )
+    key: Inside | None = Field(
+        None, description="the public key that signs it, a file below the recipe's folder"
+    )
+    key_text: str | None = Field(None, description="the public key itself, in ASCII armor")
+    snapshot: bool = Field(
+        False, description="it is a state of some day: that its Release has run out does not matter"
+    )
+    keep: bool = Field(
+        False,
+        description="leave it in the image, for apt in the guest; else nothing there names it",
+    )
+    when: str | None = Field(None, description=WHEN)
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Archive:
+        if (self.key is None) == (self.key_text is None):
+            raise ValueError(
+                f"the archive {self.name} needs one key: whoever answers could give anything; "
+                "write exactly one of key, key_text"
+            )
+        return self
 
 
 class PythonPackage(Written):
@@ -280,6 +314,9 @@ class Sections(Written):
 
     parameters: dict[ParameterName, Parameter] = Field(
         default_factory=dict, description="values to choose"
+    )
+    sources: Many[Archive] = Field(
+        (), description="archives of Debian packages besides Debian's own, with their keys"
     )
     packages: Many[PackageItem] = Field((), description="Debian packages, name or name=version")
     pip: Many[PythonItem] = Field(

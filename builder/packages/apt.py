@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import hashlib
+import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.claims import alone
 from builder.errors import CommandFailed, WorkFailed
+from builder.language.flat import Archive
 from builder.packages.archive import file_name, whole
 from builder.plan import Report
 from builder.run import run
@@ -43,20 +48,49 @@ class AbsentPackage(WorkFailed):
 
 @dataclass(frozen=True, slots=True)
 class Apt:
-    """apt over `sources` (deb822 text), with all its state below `state`."""
+    """apt over `sources` (deb822 text), with all its state below `state`.
+
+    more  archives of the recipe, besides the machine's sources
+    pins  versions to keep to, by package name
+    gate  the lock file of all that use `archives`
+    """
 
     state: Path
     archives: Path
     sources: str
     log: Path
+    more: tuple[Archive, ...] = ()
+    pins: Mapping[str, str] = field(default_factory=dict)
+    gate: Path | None = None
     asked: dict[str, int | WorkFailed] = field(default_factory=dict, compare=False)
     """What the mirror answered to `update`: it is asked once, so that many recipes get one answer."""
 
     @contextlib.contextmanager
     def alone(self, report: Report) -> Iterator[None]:
         """Nobody else uses apt's state meanwhile; `update` and `resolve` are called inside."""
-        with alone(self.state / "phx.lock", lambda: report("waiting for another build's apt")):
+        gate = self.gate or self.state / "phx.lock"
+        with alone(gate, lambda: report("waiting for another build's apt")):
             yield
+
+    def over(self, archives: Sequence[Archive], text: str = "") -> Apt:
+        """The same with more sources. Its state is its own, so that nobody's lists are lost, and begins as ours."""
+        if not archives and not text:
+            return self
+        told = [[a.name, *a.told()] for a in archives]
+        name = hashlib.sha256(json.dumps([self.sources, text, told]).encode()).hexdigest()[:16]
+        state = self.state / "over" / name
+        if not state.exists():
+            state.mkdir(parents=True)
+            with contextlib.suppress(OSError):
+                shutil.copytree(
+                    self.state / "lists", state / "lists", copy_function=os.link,
+                    ignore=shutil.ignore_patterns("lock", "partial"),
+                )  # fmt: skip
+        stanzas = [self.sources, *(a.stanza(str(state / "keys")) for a in archives), text]
+        return replace(
+            self, state=state, sources="\n".join(filter(None, stanzas)), more=tuple(archives),
+            gate=self.gate or self.state / "phx.lock",
+        )  # fmt: skip
 
     def update(self) -> int:
         """Fetch the lists; the newest date of their Release files, in seconds since 1970.
@@ -74,7 +108,7 @@ class Apt:
         try:
             self._run("update", "--error-on=any")
         except CommandFailed as cause:
-            failed = self.asked[self.sources] = unreachable(cause)
+            failed = self.asked[self.sources] = unreachable(cause, self.more)
             raise failed from cause
         dates = []
         for release in (self.state / "lists").glob("*Release"):
@@ -99,8 +133,9 @@ class Apt:
         (self.state / "none" / "partial").mkdir(parents=True, exist_ok=True)
         try:
             said = self._run(
-                "install", "-y", "-qq", "--no-remove", "--print-uris", "-o", nowhere, *wanted
-            )
+                "install", "-y", "-qq", "--no-remove", "--allow-downgrades", "--print-uris",
+                "-o", nowhere, *wanted,
+            )  # fmt: skip
         except CommandFailed as cause:
             absent = _ABSENT.search(cause.tail)
             if absent:
@@ -110,12 +145,7 @@ class Apt:
         if not files:
             return [], installed
         exact = [f"{name}={version.replace('%3a', ':')}" for name, version, _ in files]
-        stanzas = self._cache("show", *exact).split("\n\n")
-        known: dict[tuple[str, str], str] = {}
-        for stanza in stanzas:
-            if stanza.strip():
-                fields = _fields(stanza)
-                known.setdefault((fields["Package"], fields["Version"]), stanza.strip("\n"))
+        known = self._shown(exact)
         locked, status = [], installed
         for name, version, _ in files:
             stanza = known[name, version.replace("%3a", ":")]
@@ -131,6 +161,22 @@ class Apt:
             )
             status += _installed(stanza) + "\n\n"
         return locked, status
+
+    def installed(self, packages: Iterable[Locked]) -> str:
+        """dpkg's status of a machine that has these; without those that no source has any more."""
+        found = []
+        for stanza in self._shown(f"{p.name}={p.version}" for p in packages).values():
+            found.append(_installed(stanza) + "\n\n")
+        return "".join(found)
+
+    def _shown(self, exact: Iterable[str]) -> dict[tuple[str, str], str]:
+        """The stanzas of exact packages (name=version), by name and version."""
+        known: dict[tuple[str, str], str] = {}
+        for stanza in self._cache("show", *exact).split("\n\n"):
+            if stanza.strip():
+                fields = _fields(stanza)
+                known.setdefault((fields["Package"], fields["Version"]), stanza.strip("\n"))
+        return known
 
     def fetch(self, packages: Iterable[Locked], report: Report) -> None:
         """Have every package's file in the cache, with the locked sha256.
@@ -151,6 +197,8 @@ class Apt:
             return
         report(f"fetching {len(missing)} packages, {sum(p.size for p in missing) >> 20} MiB")
         self._prepare("")
+        for p in missing:  # apt would take a file of that name and length for the right one
+            (self.archives / file_name(p)).unlink(missing_ok=True)
         exact = [f"{p.name}:{p.architecture}={p.version}" if p.architecture != "all"
                  else f"{p.name}={p.version}" for p in missing]  # fmt: skip
         try:
@@ -165,7 +213,7 @@ class Apt:
                     "the lock is older than the mirror: phx lock RECIPE --update shows what changed"
                 )
                 raise gone from None
-            raise unreachable(cause) from cause
+            raise unreachable(cause, self.more) from cause
         for p in missing:
             if not whole(self.archives / file_name(p), p):
                 (self.archives / file_name(p)).unlink(missing_ok=True)
@@ -179,6 +227,15 @@ class Apt:
         (self.archives / "partial").mkdir(parents=True, exist_ok=True)
         (self.state / "sources" / "debian.sources").write_text(self.sources)
         (self.state / "status").write_text(installed)
+        (self.state / "etc" / "preferences.d" / "pins").write_text(
+            "\n".join(
+                f"Package: {name}\nPin: version {version}\nPin-Priority: 1001\n"
+                for name, version in sorted(self.pins.items())
+            )
+        )
+        for archive in self.more:
+            (self.state / "keys").mkdir(exist_ok=True)
+            (self.state / "keys" / archive.key_file).write_bytes(archive.key)
         (self.state / "apt.conf").write_text(
             f'Dir "{self.state}"; Dir::State "{self.state}"; Dir::State::status "{self.state}/status";\n'
             f'Dir::State::Lists "{self.state}/lists"; Dir::Cache "{self.state}/cache";\n'
@@ -193,23 +250,46 @@ class Apt:
         return self._program("apt-get", "-q", verb, *words)
 
     def _cache(self, verb: str, *words: str) -> str:
-        return self._program("apt-cache", verb, "--no-all-versions", *words)
+        return self._program("apt-cache", verb, "--no-all-versions", *words, check=False)
 
-    def _program(self, *argv: str) -> str:
-        import os
-
+    def _program(self, *argv: str, check: bool = True) -> str:
         env = {**os.environ, "APT_CONFIG": str(self.state / "apt.conf"), "LC_ALL": "C.UTF-8"}
-        return run(argv, timeout=APT_TIMEOUT, env=env, cwd=self.archives, log=self.log).text
+        return run(
+            argv, timeout=APT_TIMEOUT, env=env, cwd=self.archives, log=self.log, check=check
+        ).text
 
 
-def unreachable(cause: CommandFailed) -> WorkFailed:
-    """What apt's failure to fetch means to the user."""
-    if re.search(r"signature|NO_PUBKEY|not signed|Hash Sum mismatch", cause.tail):
-        return WorkFailed(
-            "the mirror's files do not carry Debian's signature, or not the signed hashes"
-        )
-    if "No space left on device" in cause.tail:
+def unreachable(cause: CommandFailed, more: Sequence[Archive] = ()) -> WorkFailed:
+    """What apt's failure to fetch means to the user. `more` are the recipe's archives, which may be to blame."""
+    said = cause.tail
+    if "No space left on device" in said:
         return WorkFailed("the disk is full", "make room, or name another folder with PHX_HOME")
+    # apt writes file:/a for file:///a.
+    guilty = next((a for a in more if a.uri.partition("://")[2].rstrip("/") in said), None)
+    whose = f"{guilty.where}: the archive '{guilty.name}'" if guilty else "the mirror"
+    if re.search(r"Release file for \S+ (is expired|is not valid)", said):
+        return WorkFailed(
+            f"{whose} has a Release file that has run out (Valid-Until)",
+            "where it is a snapshot that is right: say "
+            + (
+                "snapshot: true"
+                if guilty
+                else "Check-Valid-Until: no in this machine's apt sources"
+            ),
+        )
+    if re.search(r"signature|NO_PUBKEY|not signed|Hash Sum mismatch|unexpected size", said):
+        if guilty is None:
+            return WorkFailed(
+                "the mirror's files do not carry Debian's signature, or not the signed hashes"
+            )
+        return WorkFailed(
+            f"{whose} does not carry the signature of its key, or not the signed hashes",
+            "gpg --show-keys FILE tells whose key it is; if that is right, ask who serves the archive",
+        )
+    if "does not have a Release file" in said and guilty is not None:
+        return WorkFailed(f"{whose} has no suite {guilty.suite}", "check uri and suite")
+    if guilty is not None:
+        return WorkFailed(f"{whose} does not answer as an archive does", "check its uri")
     return WorkFailed("the mirror in this machine's apt configuration does not answer")
 
 

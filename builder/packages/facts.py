@@ -38,7 +38,8 @@ def sources(suite: str, etc: Path = Path("/etc/apt")) -> str:
 def resolve(recipe: Flat, apt: Apt, report: Report) -> Facts:
     """Ask the mirror once: the exact packages of every part, and the date of the answer.
 
-    Each part is resolved on top of what its parents install, as it will be built.
+    Each part is resolved on top of what its parents install, as it will be built, from Debian's archive, its own and
+    its parents'. The date is Debian's: no other archive makes the layers of parents anew.
     Raises WorkFailed naming the recipe's line of a package that does not exist; WorkFailed for the mirror's part.
     """
     report(f"resolving the packages of {recipe.name}")
@@ -50,8 +51,10 @@ def resolve(recipe: Flat, apt: Apt, report: Report) -> Facts:
         if not names:
             found.append(())
             continue
+        here = apt.over(recipe.archives(number + 1))
+        here.update()
         try:
-            locked, installed = apt.resolve([*(BASE if number == 0 else ()), *names], installed)
+            locked, installed = here.resolve([*(BASE if number == 0 else ()), *names], installed)
         except AbsentPackage as cause:
             places = {name.partition("=")[0]: where for name, where in part.packages}
             raise WorkFailed(
@@ -79,7 +82,7 @@ def stanzas_of_deb822(texts: Iterable[str], suite: str) -> list[str]:
             found += _stanza(
                 fields.get("types", "").split(), fields.get("uris", "").split(),
                 fields.get("suites", "").split(), fields.get("components", "").split(),
-                fields.get("signed-by", ""), suite,
+                fields.get("signed-by", ""), suite, fields.get("check-valid-until", ""),
             )  # fmt: skip
     return found
 
@@ -94,7 +97,7 @@ def stanzas_of_lists(texts: Iterable[str], suite: str) -> list[str]:
                 options = dict(o.partition("=")[::2] for o in (match[2] or "").split())
                 found += _stanza(
                     [match[1]], [match[3]], [match[4]], match[5].split(),
-                    options.get("signed-by", ""), suite,
+                    options.get("signed-by", ""), suite, options.get("check-valid-until", ""),
                 )  # fmt: skip
     return found
 
@@ -106,11 +109,14 @@ def _stanza(
     components: list[str],
     key: str,
     suite: str,
+    dated: str,
 ) -> list[str]:
     wanted = [s for s in suites if s in (suite, f"{suite}-updates", f"{suite}-security")]
     if "deb" not in types or not wanted or "main" not in components or not uris:
         return []
+    # Of a snapshot the Release files have run out, and whoever configured it said that this is right.
+    past = "\nCheck-Valid-Until: no" if dated.lower() == "no" else ""
     return [
         f"Types: deb\nURIs: {' '.join(uris)}\nSuites: {' '.join(wanted)}\n"
-        f"Components: main\nSigned-By: {key or KEYRING}"
+        f"Components: main\nSigned-By: {key or KEYRING}{past}"
     ]

@@ -32,6 +32,8 @@ def key(recipe: Flat) -> str:
         recipe.kernel.package,
         [sorted(p for p, _ in part.packages) for part in recipe.parts],
     ]
+    if recipe.archives():
+        asked.append([[archive.told() for archive in part.archives] for part in recipe.parts])
     # What a recipe does not ask for does not count: the locks of earlier versions stay good.
     if any(part.pip or part.wheels for part in recipe.parts):
         asked.append(

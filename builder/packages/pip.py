@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,18 @@ class AbsentWheel(WorkFailed):
             "and named as {wheel: FILE}",
         )
         self.package = normalized(re.split(r"[\[=<>!~;@ ]", requirement)[0])
+
+
+class Conflict(WorkFailed):
+    """Wishes that nothing fulfils together. `kept` are the packages among them that a constraint keeps."""
+
+    def __init__(self, wishes: Sequence[str]) -> None:
+        super().__init__(
+            f"pip finds no way to install these together: {'; '.join(wishes)}",
+            "choose other versions; those of parent recipes are given",
+        )
+        found = (re.fullmatch(r"The user requested \(constraint\) (\S+?)==.*", w) for w in wishes)
+        self.kept = {normalized(match[1]) for match in found if match}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,21 +193,24 @@ def failure(done: Done, python: str) -> WorkFailed | EnvironmentLacks:
         )
     if found := re.search(r"^The conflict is caused by:\n((?: {4}.+\n?)+)", said, re.M):
         wishes = [line.strip() for line in found[1].splitlines()]
-        return WorkFailed(
-            f"pip finds no way to install these together: {'; '.join(wishes)}",
-            "choose other versions; those of parent recipes are given",
-        )
+        return Conflict(wishes)
     failed = WorkFailed("pip cannot resolve or fetch these packages")
     failed.__cause__ = CommandFailed(["pip"], done.status, done.tail)
     return failed
 
 
 def resolve(
-    recipe: Flat, pip: Pip, report: Report
+    recipe: Flat,
+    pip: Pip,
+    report: Report,
+    keep: Callable[[Mapping[str, str]], dict[str, str]] | None = None,
 ) -> tuple[LockedWheel | None, tuple[tuple[LockedWheel, ...], ...]]:
     """The pip that installs, and the exact Python packages of every part; none when the recipe has none.
 
-    Each part is resolved on top of what its parents install. Raises WorkFailed naming the recipe's line.
+    Each part is resolved on top of what its parents install.
+
+    keep  from the versions that pip chooses now, those that it is to choose as long as no other needs another
+    Raises WorkFailed naming the recipe's line.
     """
     if not any(part.pip or part.wheels for part in recipe.parts):
         return None, ()
@@ -205,12 +220,16 @@ def resolve(
     below: list[LocalWheel] = []
     found: list[tuple[LockedWheel, ...]] = []
     for part in recipe.parts:
-        places = {normalized(re.split(r"[\[=]", name)[0]): where for name, where in part.pip}
+        places = {name_of(name): where for name, where in part.pip}
         places |= {wheel.file: wheel.where for wheel in part.wheels}
         wheels: list[LockedWheel] = []
         if places:
             try:
-                wheels = pip.resolve([name for name, _ in part.pip], part.wheels, below, pins)
+                asked = [name for name, _ in part.pip]
+                wheels = pip.resolve(asked, part.wheels, below, pins)
+                if keep is not None:
+                    kept = keep({wheel.name: wheel.version for wheel in wheels})
+                    wheels = _keeping(pip, asked, part.wheels, below, pins, kept)
             except WorkFailed as cause:
                 named = getattr(cause, "package", cause.what.partition(" ")[0])
                 place = Problem(places.get(named, part.where), cause.what)
@@ -220,6 +239,25 @@ def resolve(
         below += part.wheels
         found.append(fresh)
     return installer, tuple(found)
+
+
+def _keeping(
+    pip: Pip,
+    asked: Sequence[str],
+    local: Sequence[LocalWheel],
+    below: Sequence[LocalWheel],
+    pins: Mapping[str, str],
+    kept: dict[str, str],
+) -> list[LockedWheel]:
+    """With the versions `kept` too, but for those that stand in the way."""
+    while True:
+        try:
+            return pip.resolve(asked, local, below, kept | dict(pins))
+        except Conflict as cause:
+            free = cause.kept & (kept.keys() - pins.keys())
+            if not free:
+                raise
+            kept = {name: version for name, version in kept.items() if name not in free}
 
 
 def platforms(libc: int) -> list[str]:
@@ -240,6 +278,11 @@ def normalized(name: str) -> str:
     'zope-interface'
     """
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def name_of(requirement: str) -> str:
+    """The normalized name in NAME, NAME[EXTRA] or NAME==VERSION."""
+    return normalized(re.split(r"[\[=]", requirement)[0])
 
 
 def requirements(wheels: Iterable[LockedWheel]) -> str:
