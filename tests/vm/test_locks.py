@@ -229,10 +229,9 @@ def test_a_lock_with_an_archive_is_renewed_in_part_and_built_with_no_mirror_at_a
 sources: [{{name: vendor, uri: '{vendor.uri}', suite: stable, key: vendor.asc%s}}]
 packages: [vendor-tool, vendor-lib]
 """
-    phx = library(vended=text % "", kept=text % ", keep: true")
-    for name in ("vended", "kept"):
-        ((phx.recipes or Path()) / name / "vendor.asc").write_text(signer.public)
+    phx = library(vended=text)
     place = (phx.recipes or Path()) / "vended"
+    (place / "vendor.asc").write_text(signer.public)
     phx.run("lock", place)
     phx.run("build", place)
     disk = folder(phx, "vended") / "disk.raw"
@@ -273,12 +272,3 @@ exec {PHX} build {place}"""
     assert done.returncode == 0, done.stderr
     assert re.search(r"install vendor-tool, vendor-lib", done.stderr)
     assert phx.json("image", "show", "vended")["id"] == before["id"]  # type: ignore[call-overload,index]
-
-    vendor.write(package("vendor-tool", "2"), package("vendor-lib", "2"))
-    phx.run("build", "kept")
-    disk = folder(phx, "kept") / "disk.raw"
-    assert debugfs(disk, "cat /etc/apt/sources.list.d/vendor.sources") == (
-        f"Types: deb\nURIs: {vendor.uri}\nSuites: stable\nComponents: main\n"
-        "Signed-By: /etc/apt/keyrings/vendor.asc\n"
-    )
-    assert debugfs(disk, "cat /etc/apt/keyrings/vendor.asc") == signer.public
