@@ -37,29 +37,31 @@ def _site() -> Site:
 
 def ssh_config(cluster: Cluster, write: Write = None, as_json: Json = False) -> None:
     """Print OpenSSH's configuration for a cluster: every node by name, with verified keys."""
-    from contextualize.context import relay
+    from contextualize import context
 
     terminal, site = Terminal(), _site()
-    row = site.ledger.cluster(cluster)
-    folder = site.files(cluster)
+    row, nodes, folder = (
+        site.ledger.cluster(cluster),
+        site.ledger.nodes(cluster),
+        site.files(cluster),
+    )
+    enter = " ".join(site.ledger.host(row.host).enter())
     if as_json:
-        enter = " ".join(site.ledger.host(row.host).enter())
         terminal.json(
             [
                 {"host": n.name, "names": [n.name, f"{n.name}.{cluster}"], "address": n.address, "user": "root",
                  "identity_file": str(folder / "operator_key"), "known_hosts": str(folder / "known_hosts"),
-                 "proxy_command": relay(enter) if enter else None}
-                for n in site.ledger.nodes(cluster)
+                 "proxy_command": context.relay(enter) if enter else None}
+                for n in nodes
             ]
         )  # fmt: skip
         return
-    text = (folder / "ssh_config").read_text()
+    text = context.ssh_config(cluster, [(n.name, n.address) for n in nodes], folder, enter)
     if write is None:
         terminal.say(text.rstrip("\n"))
-        return
-    _put(write, text, 0o600)
-    first = site.ledger.nodes(cluster)[0].name
-    terminal.say(f"{write} is written: ssh -F {write} {first}")
+    else:
+        _put(write, text, 0o600)
+        terminal.say(f"{write} is written: ssh -F {write} {nodes[0].name}")
 
 
 def inventory(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import inventory, launch
+from cluster import inventory, launch, membership
 from cluster.ledger import ClusterRow, NodeRow
-from tests.invented import CLUSTER, SECRET, drawn
+from tests.invented import CLUSTER, SECRET
 from tests.test_cli import home, phx  # noqa: F401
 
 ROWS = [
@@ -34,24 +33,20 @@ def site(home):  # noqa: F811
     for row in ROWS:
         found.ledger.tell(row)
     found.ledger.note("demo", "head-1", "booted")
-    plan = drawn()
-    folder = found.files("demo")
-    folder.mkdir(parents=True)
-    from contextualize.context import ssh_config
-
-    text = ssh_config("demo", [(n.name, n.address) for n in plan.nodes], folder, "nsenter --net=/n")
-    (folder / "ssh_config").write_text(text)
     yield found
     found.ledger.close()
 
 
 def test_ssh_config_is_printed_and_written(site, phx, tmp_path):  # noqa: F811
-    text = (site.files("demo") / "ssh_config").read_text()
-    assert phx("ssh-config", "demo") == (0, text.replace(str(tmp_path), "TMP"), "")
+    status, text, err = phx("ssh-config", "demo")
+    assert (status, err) == (0, "") and text.count("Host ") == 3
+    assert "Host worker-2 worker-2.demo\n    HostName 10.7.0.13\n" in text
+    assert "ProxyCommand nsenter" in text and "IdentityFile TMP/home/clusters/demo/" in text
     file = tmp_path / "config"
     status, out, _ = phx("ssh-config", "demo", "--write", file)
     assert (status, out) == (0, "TMP/config is written: ssh -F TMP/config head-1\n")
-    assert file.read_text() == text and stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_text().replace(str(tmp_path), "TMP") == text
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     told = json.loads(phx("ssh-config", "demo", "--json")[1])
     assert told[0]["names"] == ["head-1", "head-1.demo"] and "/dev/tcp" in told[0]["proxy_command"]
     status, _, err = phx("ssh-config", "demo", "--write", tmp_path / "no" / "config")
@@ -117,29 +112,19 @@ def test_a_graph_of_a_cluster_and_of_its_file(site, phx, tmp_path):  # noqa: F81
 # Events.
 
 
-def follow(site, *words):
-    env = {**os.environ, "PHX_HOME": str(site.home)}
-    return subprocess.Popen(
-        [PROGRAM, "events", "demo", "--follow", *words], env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+def test_following_ends_quietly_when_interrupted(site, phx, monkeypatch):  # noqa: F811
+    naps = iter([lambda: site.ledger.note("demo", "", "more"), interrupted])
+    monkeypatch.setattr(membership.time, "sleep", lambda _: next(naps)())
+    status, out, err = phx("events", "demo", "--follow", "--json")
+    assert [json.loads(line)["what"] for line in out.splitlines()] == ["booted", "more"]
+    assert (status, err) == (130, "")
 
 
-@pytest.mark.process
-def test_following_ends_quietly_when_interrupted(site):
-    process = follow(site, "--json")
-    assert json.loads(process.stdout.readline())["what"] == "booted"
-    site.ledger.note("demo", "", "more")
-    assert json.loads(process.stdout.readline())["what"] == "more"
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=10) == ("", "")
-    assert process.returncode == 130
+def interrupted():
+    raise KeyboardInterrupt
 
 
-@pytest.mark.process
-def test_following_ends_when_the_cluster_is_gone(site):
-    process = follow(site)
-    assert process.stdout.readline().endswith("head-1        booted\n")
-    site.ledger.drop_cluster("demo")
-    assert process.communicate(timeout=10) == ("", "demo is gone\n")
-    assert process.returncode == 0
+def test_following_ends_when_the_cluster_is_gone(site, phx, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(membership.time, "sleep", lambda _: site.ledger.drop_cluster("demo"))
+    status, out, err = phx("events", "demo", "--follow")
+    assert (status, err) == (0, "demo is gone\n") and out.endswith("  head-1        booted\n")

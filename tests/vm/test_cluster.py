@@ -103,6 +103,7 @@ def test_a_wrong_host_key_is_refused(ready: Phx) -> None:
 
 def test_plain_ssh_with_the_written_configuration_enters(ready: Phx) -> None:
     config = ready.home / "clusters" / NAME / "ssh_config"
+    assert ready.run("ssh-config", NAME).stdout == config.read_text()
     done = subprocess.run(
         ["ssh", "-F", str(config), "worker-2", "hostname"],
         capture_output=True,
