@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from contextualize.exchange import STAGES, Declared, Provide, givers
+from contextualize.declared import Declared, Provide, givers
+from contextualize.exchange import STAGES
 
 if TYPE_CHECKING:
     from cluster.ledger import NodeRow

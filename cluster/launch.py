@@ -12,7 +12,7 @@ import ipaddress
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem, close
 from builder.images.catalog import Catalog
 from builder.images.manifest import Manifest
 from builder.plan import Report
-from cluster import deploy, leaving, network, wait
+from cluster import concern, deploy, leaving, network, wait
 from cluster import spec as specs
 from cluster.hosts import netns, sandbox, store
 from cluster.hosts.host import Host
@@ -33,9 +33,10 @@ from cluster.place import Room, place
 from cluster.plan import Action, ClusterPlan, Keep, Remove, Replace, compare, draw, guarantee
 from cluster.spec import ClusterSpec, natural
 from contextualize import context as contexts
-from contextualize import exchange, render
+from contextualize import declared as declarations
+from contextualize import requirements, template
 from contextualize.coordinator import Coordinator
-from contextualize.exchange import Declared
+from contextualize.declared import Declared
 from contextualize.identity import Secret, derive, operator_key
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _declared(
     for name, role in spec.roles.items():
         image = images[role.image]
         try:
-            ours = exchange.declared(image.context)
+            ours = declarations.declared(image.context)
         except ValueError as cause:
             what = f"image {image.short}: {cause}"
             problems.append(document.problem(("roles", name, "image"), what))
@@ -189,13 +190,13 @@ def _declared(
         found[name] = ours + specs.declared(spec, document, name)
         problems += [
             document.problem(("roles", name), f"{path}: {what}", "correct the template")
-            for path, what in render.flaws(found[name])
+            for path, what in template.flaws(found[name])
         ]
     if not problems:
         counts = {name: role.count for name, role in spec.roles.items()}
         problems += [
             document.problem(("roles", flaw.role), flaw.what, flaw.hint)
-            for flaw in exchange.flaws(found, counts)
+            for flaw in requirements.flaws(found, counts)
         ]
     if problems:
         raise InputError(by_line(problems))
@@ -443,17 +444,16 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
     rows = {r.name: r for r in site.ledger.nodes(cluster)}
     touched = {a.node.name for a in drawn.changes if not isinstance(a, Remove)}
     bases = {n.name: drawn.plan.documents.base(n.name) for n in drawn.plan.nodes}
-    due = {
-        n.name for n in drawn.plan.nodes
-        if n.name in touched or rows[n.name].stage != "healthy" or rows[n.name].context != bases[n.name]
-    }  # fmt: skip
-    if not due:
+    due = concern.due(drawn.plan, rows, touched)
+    gone = [a.node for a in drawn.actions if isinstance(a, Remove)]
+    heard = concern.heard(drawn.plan, due, rows, touched, gone)
+    listened = due | heard
+    if not listened:
         return
-    heard = _heard(drawn, due)
     failed = {name for name in due - touched if rows[name].stage == "failed"}
-    watched = []
+    watched, told = [], []
     for n in drawn.plan.nodes:
-        if n.name in due | heard:
+        if n.name in listened:
             row = rows[n.name]
             if n.name in touched:
                 row = replace(row, stage="defined", boot="", message="", context="")
@@ -463,20 +463,24 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
             watched.append(
                 wait.Watched(row, n.domain, channel, n.identity.token, bases[n.name], n.name in due)
             )
-            site.ledger.tell(row)
+            told.append(row)
+    site.ledger.tell(*told)
     least = {name: role.least for name, role in spec.roles.items()}
     coordinator = Coordinator(
-        drawn.plan.documents, drawn.plan.exchange(least), {w.row.name for w in watched}, failed
-    )
+        drawn.plan.documents, drawn.plan.exchange(least), {w.row.name for w in watched}, failed,
+        heard | {name for name in due - touched if rows[name].stage == "healthy"},
+    )  # fmt: skip
 
-    def tell(row: NodeRow) -> None:
-        site.ledger.tell(row)
-        first = row.message.partition("\n")[0]
-        site.ledger.note(cluster, row.name, row.stage + (f": {first}" if first else ""))
-        if row.stage == "healthy":
-            report(f"{row.name} ready ({row.uptime:.1f} s after its kernel started)")
-        elif row.stage not in ("failed", "defined"):
-            report(f"{row.name} {row.stage}")
+    def tell(changed: Sequence[NodeRow]) -> None:
+        notes = []
+        for row in changed:
+            first = row.message.partition("\n")[0]
+            notes.append((cluster, row.name, row.stage + (f": {first}" if first else "")))
+            if row.stage == "healthy":
+                report(f"{row.name} ready ({row.uptime:.1f} s after its kernel started)")
+            elif row.stage not in ("failed", "defined"):
+                report(f"{row.name} {row.stage}")
+        site.ledger.tell(*changed, notes=notes)
 
     def ran(said: Said) -> None:
         for path, status, seconds in said.hooks:
@@ -493,7 +497,8 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
 
     stages = {k: float(v) for k, v in spec.deadlines.model_dump().items() if v is not None}
     spare = {name: role.count - role.least for name, role in spec.roles.items()}
-    limits = wait.Limits(spec.deadline, stages, spare)
+    counts = {name: role.count for name, role in spec.roles.items()}
+    limits = wait.Limits(spec.deadline, stages, spare, counts)
     with _doorway(drawn) as doorway:
         found = wait.Wait(
             watched, coordinator, hypervisor, limits, tell,
@@ -520,17 +525,6 @@ def _doorway(drawn: Draft) -> Iterator[Doorway | None]:
     tokens = {n.name: n.identity.token for n in drawn.plan.nodes}
     with Doorway(listening, own, tokens) as doorway:
         yield doorway
-
-
-def _heard(drawn: Draft, due: Collection[str]) -> set[str]:
-    """Nodes that need not change, but give what those that are due require."""
-    roles = {n.role for n in drawn.plan.nodes if n.name in due}
-    declared = drawn.plan.documents.context.declared
-    givers: set[str] = set()
-    for role in roles:
-        for need in declared[role].requires:
-            givers |= {need.role} if need.stage else set(exchange.givers(declared, need))
-    return {n.name for n in drawn.plan.nodes if n.role in givers} - set(due)
 
 
 def write_access(site: Site, drawn: Draft) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from contextualize.broker import Broker
 from contextualize.identity import Secret
-from contextualize.message import Given, Report
+from contextualize.message import Report, Said
 
 if TYPE_CHECKING:
     from contextualize.doorway import Doorway
@@ -28,23 +28,23 @@ def leave(
 
     channels  node -> (socket of its channel, its token)
     """
-    open_, told, heard, left = set[str](), set[str](), set[str](), set[str]()
+    untold, heard, left = set[str](), set[str](), set[str]()
 
-    def hear(said: Report | Given) -> None:
+    def hear(said: Said) -> None:
         heard.add(said.node)
         if isinstance(said, Report) and said.stage == "left" and said.node not in left:
             left.add(said.node)
             report(f"{said.node} left" + (f": {said.message}" if said.message else ""))
 
     started = time.monotonic()
-    with Broker(channels, hear, lambda *_: None, open_.add, doorway) as broker:
+    with Broker(channels, hear, lambda *_: None, untold.add, doorway) as broker:
         while len(left) < len(channels):
             now = time.monotonic() - started
             if now > limit or (now > SILENCE and left == heard):
                 break
-            for node in sorted(open_ - told):
-                told.add(node)
+            for node in sorted(untold - left):  # again on each new channel: agents leave once
                 broker.send(node, {"leave": True})
+            untold.clear()
             broker.step(0.5)
     for node in sorted(channels.keys() - left):
         report(f"{node} did not say that it left; it goes in any case")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 
 from builder.errors import EnvironmentLacks, InputError, Problem, close
 from cluster.hosts.host import Host
@@ -140,7 +142,7 @@ class Ledger:
     """One file. Every method is one transaction; two processes may use it at once."""
 
     def __init__(self, home: Path) -> None:
-        path = home / "ledger.sqlite"
+        self._path = path = home / "ledger.sqlite"
         try:
             home.mkdir(parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -158,7 +160,7 @@ class Ledger:
             # A transaction that will write takes its lock at once: no upgrade can fail half-way.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-        with self._engine.begin() as sql:
+        with self._sql() as sql:
             _tables.create_all(sql)
             known = sql.execute(select(_schema.c.version)).scalar()
             if known is None:
@@ -178,8 +180,14 @@ class Ledger:
 
     @contextmanager
     def _sql(self) -> Iterator[Connection]:
-        with self._engine.begin() as sql:
-            yield sql
+        try:
+            with self._engine.begin() as sql:
+                yield sql
+        except OperationalError as cause:
+            raise EnvironmentLacks(
+                f"the ledger {self._path} cannot be used: {cause.orig}",
+                "make room or repair what is named; then run the same command again: it goes on",
+            ) from cause
 
     # hosts
 
@@ -255,9 +263,9 @@ class Ledger:
             have = set(
                 sql.execute(select(_nodes.c.name).where(_nodes.c.cluster == row.name)).scalars()
             )
-            for node in nodes:
-                if node.name not in have:
-                    sql.execute(insert(_nodes).values(**asdict(node)))
+            new = [asdict(node) for node in nodes if node.name not in have]
+            if new:
+                sql.execute(insert(_nodes), new)
         return row
 
     def drop_nodes(self, cluster: str, names: Collection[str]) -> None:
@@ -276,23 +284,26 @@ class Ledger:
             rows = sql.execute(select(_nodes).where(_nodes.c.cluster == cluster)).mappings()
             return sorted((NodeRow(**r) for r in rows), key=lambda n: natural(n.name))
 
-    def tell(self, node: NodeRow) -> None:
-        """Keep what a node last said."""
+    def tell(self, *nodes: NodeRow, notes: Iterable[tuple[str, str, str]] = ()) -> None:
+        """Keep what nodes last said, and add events (cluster, node, what), all in one transaction."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        noted = [{"cluster": c, "time": now, "node": n, "what": what} for c, n, what in notes]
         with self._sql() as sql:
-            values = asdict(node)
-            sql.execute(
-                update(_nodes)
-                .where(_nodes.c.cluster == node.cluster, _nodes.c.name == node.name)
-                .values(**values)
-            )
+            if nodes:
+                of = (_nodes.c.cluster == bindparam("of"), _nodes.c.name == bindparam("called"))
+                rest = [c.name for c in _nodes.c if c.name not in ("cluster", "name")]
+                sql.execute(
+                    update(_nodes).where(*of).values({name: bindparam(name) for name in rest}),
+                    [{"of": n.cluster, "called": n.name, **{k: getattr(n, k) for k in rest}} for n in nodes],
+                )  # fmt: skip
+            if noted:
+                sql.execute(insert(_events), noted)
 
     # events
 
     def note(self, cluster: str, node: str, what: str) -> None:
         """Add an event; `node` is "" when it is the cluster's."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        with self._sql() as sql:
-            sql.execute(insert(_events).values(cluster=cluster, time=now, node=node, what=what))
+        self.tell(notes=[(cluster, node, what)])
 
     def events(self, cluster: str, after: int = 0) -> list[Event]:
         """Those with a number above `after`, oldest first."""

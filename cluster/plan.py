@@ -24,7 +24,8 @@ from cluster.spec import ClusterSpec, Role
 from contextualize.certificate import PORT, certificate
 from contextualize.cloudinit import seed_files
 from contextualize.context import Context, Member
-from contextualize.exchange import Declared, Exchange
+from contextualize.declared import Declared
+from contextualize.exchange import Exchange
 from contextualize.identity import Identity, Secret, derive, operator_key
 from contextualize.render import Documents
 
@@ -78,7 +79,7 @@ class ClusterPlan:
 
         agent  our agent's source: it is in the seed of a node whose image has cloud-init instead
         """
-        member = next(m for m in self.context.members if m.name == node)
+        member = self.documents.member(node)
         declared = self.documents.declared(member.role)
         waits = [str(need) for need in declared.requires if not need.late]
         document = self.documents.document(node, missing=waits)

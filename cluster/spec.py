@@ -23,8 +23,8 @@ from builder.language.context import Deployment
 from builder.language.deployment import told
 from builder.language.kinds import FactName, Inside, Many, Name, Rate, Seconds, Size
 from builder.language.scope import Scope
-from contextualize import exchange
-from contextualize.exchange import Declared
+from contextualize import declared as declarations
+from contextualize.declared import Declared
 
 
 def _cores(value: object) -> int:
@@ -304,7 +304,7 @@ def declared(spec: ClusterSpec, document: Document, role: str) -> Declared:
     found = told(scope, spec.roles[role].context, lambda *_: b"", at)
     if problems:
         raise InputError(by_line(problems))
-    return exchange.declared(found)
+    return declarations.declared(found)
 
 
 def checked(document: Document) -> tuple[ClusterSpec, Document]:

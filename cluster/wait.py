@@ -10,6 +10,7 @@ console.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,16 +20,18 @@ from builder.errors import TimedOut, WorkFailed
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.ledger import NodeRow
 from contextualize.broker import Broker
-from contextualize.coordinator import Coordinator
+from contextualize.coordinator import Coordinator, context_of
 from contextualize.identity import Secret
-from contextualize.message import Given, Report
-from contextualize.render import TemplateError
+from contextualize.message import Report, Said
+from contextualize.template import TemplateError
 
 if TYPE_CHECKING:
     from contextualize.doorway import Doorway
 
 LOOK = 2.0
 """Seconds between looks at whether the machines still run."""
+ANSWER = 5.0
+"""Seconds that nodes which were ready have to repeat their facts, before others are told without them."""
 NEXT = {"defined": "booted", "booted": "contextualized", "contextualized": "healthy"}
 
 
@@ -52,14 +55,15 @@ class Watched:
 class Limits:
     """total   seconds for all
     stages  stage -> seconds that a node may take to reach it from the one before
-    least   role -> how many of its nodes must be healthy
     spare   role -> how many of its nodes may be given up
+    counts  role -> how many nodes it has; a role not named: as many as are listened to
     tries   machines that a node of a role with something to spare may have
     """
 
     total: float
     stages: Mapping[str, float] = field(default_factory=dict)
     spare: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
     tries: int = 2
 
 
@@ -70,9 +74,12 @@ class _Way:
     watched: Watched
     row: NodeRow
     since: float
+    awaited: bool
     tries: int = 1
     first: str = ""
     given_up: bool = False
+    settled: bool = False
+    """Whether it was healthy under the newest context, in this wait."""
 
     @property
     def done(self) -> bool:
@@ -80,9 +87,9 @@ class _Way:
 
 
 class Wait:
-    """One wait for a cluster.
+    """One wait for a cluster. What it does for a node it does when something of that node has changed.
 
-    tell     called with a node's row whenever it changes
+    tell     called with the rows that changed, at most once a turn
     console  node -> the end of what its console said
     mend     gives a node another machine
     doorway  where nodes without a channel of their own come in
@@ -95,7 +102,7 @@ class Wait:
         coordinator: Coordinator,
         hypervisor: Hypervisor,
         limits: Limits,
-        tell: Callable[[NodeRow], None],
+        tell: Callable[[Sequence[NodeRow]], None],
         console: Callable[[str], str],
         mend: Callable[[str], None],
         doorway: Doorway | None = None,
@@ -105,136 +112,189 @@ class Wait:
         now = time.monotonic()
         self.coordinator, self.hypervisor, self.limits = coordinator, hypervisor, limits
         self._tell, self._console, self._mend = tell, console, mend
-        self.ways = {w.row.name: _Way(w, w.row, now) for w in nodes}
+        self.ways = {w.row.name: _Way(w, w.row, now, w.await_) for w in nodes}
         self.refused: dict[str, str] = {}
+        self._open = {n for n, w in self.ways.items() if w.awaited and not w.done}
+        self._changed: dict[str, NodeRow] = {}
+        self._broken: dict[str, None] = {}
+        counted = Counter(w.row.role for w in nodes)
+        self._counts = {**counted, **limits.counts}
 
     def until_ready(self) -> dict[str, NodeRow]:
         """Each awaited node's row once enough are healthy. Raises WorkFailed or TimedOut."""
         started = time.monotonic()
-        deadline, look = started + self.limits.total, started + LOOK
+        deadline, look, patient = started + self.limits.total, started + LOOK, True
         channels = {n: (w.watched.channel, w.watched.token) for n, w in self.ways.items()}
-        awaited = [w for w in self.ways.values() if w.watched.await_]
         with Broker(
             channels, self._hear, self._refuse, self.coordinator.opened, self._doorway
         ) as broker:
-            while not all(w.done for w in awaited):
-                now = time.monotonic()
-                self._send(broker)
-                self._settle()
-                if now >= look:
-                    look = now + LOOK
-                    self._look()
-                self._fail(now)
-                if now >= deadline and not all(w.done for w in awaited):
-                    self._late(awaited)
-                    break
-                if not all(w.done for w in awaited):
-                    broker.step(max(0.0, min(look, deadline) - now))
-        return {w.row.name: w.row for w in awaited}
+            try:
+                while True:
+                    now = time.monotonic()
+                    if patient and now >= started + ANSWER:
+                        patient = False
+                        self.coordinator.hurry()
+                    self._send(broker)
+                    self._settle()
+                    if now >= look:
+                        look = now + LOOK
+                        self._look(now)
+                    self._fail()
+                    self._flush()
+                    if not self._open and not self.coordinator.listens:
+                        break
+                    if now >= deadline:
+                        self._late()
+                        break
+                    ends = (look, deadline, started + ANSWER if patient else deadline)
+                    broker.step(max(0.0, min(ends) - now))
+            finally:
+                self._flush()
+        return {name: w.row for name, w in self.ways.items() if w.awaited}
 
-    def _hear(self, said: Report | Given) -> None:
+    def _hear(self, said: Said) -> None:
         self.coordinator.hear(said)
-        way = self.ways[said.node]
-        if isinstance(said, Given):
+        name, way = said.node, self.ways[said.node]
+        wrong = self.coordinator.wrong.get(name)
+        if wrong and way.row.stage != "failed":
+            self._break(way, wrong)
+        if not isinstance(said, Report) or said.stage == "left" or way.given_up:
             return
-        stage: str = said.stage
-        if stage == "healthy":
-            stage = "contextualized"  # it counts as healthy once it is settled
-        old = way.row
-        again = said.boot == old.boot and (
-            old.stage == "healthy" or (stage == "booted" and old.stage != "defined")
-        )
-        if again or stage == "left" or (stage == "failed" and self.coordinator.retries(said.node)):
+        if said.stage == "failed" and self.coordinator.retries(name):
             return
+        if way.row.stage == "healthy" and said.stage != "failed":
+            return  # whether it still is, is told by what it was told
+        # It counts as healthy once it is settled.
+        stage = "contextualized" if said.stage == "healthy" else said.stage
         words = f"{said.message}\n{said.tail}".strip()
-        if said.hooks and stage != old.stage:
+        if said.hooks and stage != way.row.stage:
             self._ran(said)
-        self._at(way, replace(old, stage=stage, boot=said.boot, uptime=said.uptime, message=words))
+        row = replace(way.row, stage=stage, boot=said.boot, uptime=said.uptime, message=words)
+        self._at(way, row)
+        if stage == "failed":
+            self._broken[name] = None
 
     def _refuse(self, node: str, why: str) -> None:
         self.refused.setdefault(node, why)
 
     def _at(self, way: _Way, row: NodeRow) -> None:
+        """The node's row is another now; its time at a stage begins with it."""
         if row.stage != way.row.stage:
             way.since = time.monotonic()
-            way.row = row
-            self._tell(row)
+            self._changed[row.name + " " + row.stage] = row
         way.row = row
+        if way.awaited and not way.done:
+            self._open.add(row.name)
+        else:
+            self._open.discard(row.name)
+
+    def _flush(self) -> None:
+        if self._changed:
+            rows, self._changed = list(self._changed.values()), {}
+            self._tell(rows)
+
+    def _break(self, way: _Way, message: str) -> None:
+        self._at(way, replace(way.row, stage="failed", message=message))
+        self._broken[way.row.name] = None
 
     def _send(self, broker: Broker) -> None:
         try:
             due = self.coordinator.due()
         except TemplateError as cause:
             raise WorkFailed(f"the context cannot be rendered: {cause}") from None
-        for node, body in due:
-            broker.send(node, body)
+        for node, order in due:
+            broker.send(node, order)
+            way = self.ways[node]
+            if context_of(order) is not None and way.row.stage == "healthy":
+                way.awaited = True  # whoever is told something new has to come to terms with it
+                self._at(way, replace(way.row, stage="booted"))
 
     def _settle(self) -> None:
-        """Nodes that have everything become healthy in the ledger."""
-        for name, way in self.ways.items():
-            if way.done or not self.coordinator.settled(name):
+        """Nodes that have everything become healthy in the ledger; those that no longer have are waited for again."""
+        for name in sorted(self.coordinator.moved()):
+            way = self.ways[name]
+            if way.given_up or way.row.stage == "failed":
                 continue
             state = self.coordinator.state(name)
-            assert state is not None
-            self._at(way, replace(way.row, stage="healthy", boot=state.boot, uptime=state.uptime,
-                                  message="", context=way.watched.base))  # fmt: skip
+            if state is not None and self.coordinator.settled(name):
+                if way.row.stage != "healthy":
+                    self._at(way, replace(way.row, stage="healthy", boot=state.boot, uptime=state.uptime,
+                                          message="", context=way.watched.base))  # fmt: skip
+                way.settled = True
+            elif way.row.stage == "healthy" and way.settled:
+                way.settled = False
+                self._at(
+                    way, replace(way.row, stage="booted" if state is None else "contextualized")
+                )
 
     # --- what goes wrong
 
-    def _look(self) -> None:
+    def _look(self, now: float) -> None:
+        """Do the machines run, and is no stage's deadline over?"""
         states = {s.name: s.state for s in self.hypervisor.observe()}
-        for way in self.ways.values():
-            state = states.get(way.watched.domain, "gone")
-            if state not in ("running", "paused") and not way.done and way.row.stage != "failed":
-                words = f"its machine is {state} after stage {way.row.stage}"
-                console = self._console(way.row.name)
-                self._at(way, replace(way.row, stage="failed", message=f"{words}\n{console}"))
-
-    def _fail(self, now: float) -> None:
         for name, way in self.ways.items():
-            if way.done:
+            if way.given_up or way.row.stage == "failed":
                 continue
-            wrong = self.coordinator.wrong.get(name)
-            if wrong and way.row.stage != "failed":
-                self._at(way, replace(way.row, stage="failed", message=wrong))
+            state = states.get(way.watched.domain, "gone")
+            if state not in ("running", "paused"):
+                words = f"its machine is {state} after stage {way.row.stage}"
+                self._break(way, f"{words}\n{self._console(name)}")
+                continue
             limit = self.limits.stages.get(NEXT.get(way.row.stage, ""))
-            if limit is not None and way.watched.await_ and now - way.since > limit:
-                words = f"not {NEXT[way.row.stage]} within {limit:g} s{self._waits_for(name)}"
-                message = f"{words}\n{self._console(name)}"
-                self._at(way, replace(way.row, stage="failed", message=message))
-            if way.row.stage == "failed":
-                self._failed(way)
+            if limit is not None and way.awaited and now - way.since > limit:
+                words = f"not {NEXT[way.row.stage]} within {limit:g} s{self._why(name)}"
+                self._break(way, f"{words}\n{self._console(name)}")
+
+    def _fail(self) -> None:
+        while self._broken:
+            name = next(iter(self._broken))
+            del self._broken[name]
+            if self.ways[name].row.stage == "failed":
+                self._failed(self.ways[name])
 
     def _failed(self, way: _Way) -> None:
         name, role = way.row.name, way.row.role
         why = (way.row.message.partition("\n")[0] or "it does not say why").replace(name, "it")
         way.first = way.first or why
-        alike = [w for w in self.ways.values() if w.row.role == role and w.watched.await_]
-        if len(alike) > 1 and all(w.first == why for w in alike):
+        way.awaited = True
+        self._at(way, way.row)
+        alike = [w for w in self.ways.values() if w.row.role == role]
+        same = sum(w.first == why for w in alike)
+        if same > 1 and same == self._counts[role]:
             every = f"every node of {role} failed in the same way: {why}"
             raise WorkFailed(every + _indent(way.row.message, 1), _HINT.format(node=name))
-        lost = sum(w.given_up for w in alike)
-        if lost >= self.limits.spare.get(role, 0) or not way.watched.await_:
+        if sum(w.given_up for w in alike) >= self.limits.spare.get(role, 0):
             raise WorkFailed(
                 f"{name} failed: {why}" + _indent(way.row.message, 1), _HINT.format(node=name)
             )
         if way.tries < self.limits.tries:
             way.tries += 1
             self.coordinator.forget(name)
+            self._flush()
             self._mend(name)
             self._at(way, NodeRow(way.row.cluster, name, role, way.row.address))
-        else:
-            way.given_up = True
-            self.coordinator.lose(name)
+            return
+        way.given_up = True
+        self._at(way, way.row)
+        self.coordinator.lose(name)
+        for waiting in sorted(self._open):
+            never = self.coordinator.exchange.impossible(self.ways[waiting].row.role)
+            if never:
+                raise WorkFailed(
+                    f"{waiting} can never be ready: it waits for {never}; {name} failed: {why}"
+                    + _indent(way.row.message, 1),
+                    _HINT.format(node=name),
+                )
 
-    def _waits_for(self, node: str) -> str:
-        if node not in self.coordinator.exchange.members:
-            return ""
+    def _why(self, node: str) -> str:
+        """What the node waits for, and what was wrong with what it sent."""
         what = self.coordinator.missing(node) or self.coordinator.late(node)
-        return f"; it waits for {', '.join(what)}" if what else ""
+        waits = f"; it waits for {', '.join(what)}" if what else ""
+        return waits + (f"; {self.refused[node]}" if node in self.refused else "")
 
-    def _late(self, awaited: Sequence[_Way]) -> None:
+    def _late(self) -> None:
         """The deadline passed: with enough healthy nodes the others are given up, else TimedOut."""
+        awaited = [w for w in self.ways.values() if w.awaited]
         late = [w for w in awaited if not w.done]
         lost: dict[str, int] = {}
         for way in (w for w in awaited if w.row.stage != "healthy"):
@@ -242,16 +302,16 @@ class Wait:
         if all(count <= self.limits.spare.get(role, 0) for role, count in lost.items()):
             for way in late:
                 way.given_up = True
-                words = f"not ready within {self.limits.total:g} s{self._waits_for(way.row.name)}"
+                words = f"not ready within {self.limits.total:g} s{self._why(way.row.name)}"
                 self._at(way, replace(way.row, message=words))
+                self._changed[way.row.name + " late"] = way.row
             return
         lines = []
         for way in late:
             name, said = way.row.name, way.row.message.partition("\n")[0]
-            why = f"; {self.refused[name]}" if name in self.refused else ""
             last = f"; it last said: {said}" if said else ""
             lines.append(
-                f"{name} hung after stage {way.row.stage}{self._waits_for(name)}{why}{last}; "
+                f"{name} hung after stage {way.row.stage}{self._why(name)}{last}; "
                 "the end of its console:" + _indent(self._console(name), 0)
             )
         raise TimedOut(

@@ -24,8 +24,11 @@ The first that fails stops the node.
 
 The channel is a virtio-serial port, which needs no network, or where the seed says so HTTPS on the private network.
 Each report is one line {"body": text, "mac": hex}, the mac being HMAC-SHA256 of the body under the node's token.
-Nothing is sent before the other side says {"ask": ...}, and then everything that counts is sent again: a broker that
-died and came back misses nothing.
+Everything that counts is sent again whenever the other side says {"ask": ...}, and when we open a port at whose other
+end somebody is: neither a broker that died and came back nor one that outlives an agent misses anything.
+
+What is long and the same on many nodes stands in a document as {"part": SHA-256}. We ask for those that we do not
+have from the context in force, and get each as {"part": text}.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ if TYPE_CHECKING:  # typing costs 50 ms of an emulated boot
 
 PORT = "org.philoxenia.context"
 SEED = "philoxenia.json"
-VERSION = 2
+VERSION = 3
 RUN = "/run/philoxenia"
 KEPT = "/var/lib/philoxenia/context.json"
 HOOKS = "/etc/philoxenia"
@@ -60,12 +63,15 @@ LIMIT = 64 << 20
 """Bytes that a line of the other side may have."""
 FACT_LIMIT = 1 << 20
 TAIL = 4000
+OUTPUT = 16 << 20
+"""Bytes of a hook's output that are kept while it runs."""
 POLL = 0.1
 
 
 def say(text: str) -> None:
     """A line for the journal and, through it, the console."""
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # a journal that is full stops nobody
+        print(text, file=sys.stderr, flush=True)
 
 
 # --- the seed -----------------------------------------------------------------------------------
@@ -128,25 +134,40 @@ def owner(text: str) -> tuple[int, int]:
 
 
 def install(files: list[dict[str, Any]]) -> list[str]:
-    """Put files in place, each whole; all are written before the first is renamed. The paths that changed."""
-    aside = []
-    for file in files:
-        path, data, mode = file["path"], content(file), int(file["mode"], 8)
-        if same(path, data, mode):
-            continue
+    """Put files in place, each whole; all are written before the first is renamed. The paths that changed.
+
+    When one cannot be written nothing is changed, nothing is left, and the OSError names its path.
+    """
+    aside: list[tuple[str, str]] = []
+    try:
+        for file in files:
+            path, data, mode = file["path"], content(file), int(file["mode"], 8)
+            if same(path, data, mode):
+                continue
+            aside.append((path + ".philoxenia", path))
+            put_aside(*aside[-1], data, mode, file.get("owner", "root"))
+        for new, path in aside:
+            os.replace(new, path)
+    except BaseException:
+        for new, _ in aside:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+        raise
+    return [path for _, path in aside]
+
+
+def put_aside(new: str, path: str, data: bytes, mode: int, owned: str) -> None:
+    try:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        new = path + ".philoxenia"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
             os.fchmod(out.fileno(), mode)
-            if file.get("owner", "root") != "root":
-                os.fchown(out.fileno(), *owner(file["owner"]))
+            if owned != "root":
+                os.fchown(out.fileno(), *owner(owned))
             out.write(data)
-        aside.append((new, path))
-    for new, path in aside:
-        os.replace(new, path)
-    return [path for _, path in aside]
+    except OSError as cause:  # one of write(2) names no path
+        raise OSError(cause.errno, cause.strerror, path) from cause
 
 
 def write(path: str, text: str, mode: int) -> None:
@@ -298,38 +319,87 @@ def answers(address: str, port: int) -> bool:
 
 
 def succeeds(command: str, env: dict[str, str], limit: float) -> bool:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run(
-            ["sh", "-c", command], env=env, timeout=limit, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-        return done.returncode == 0
-    return False
+    return run(["sh", "-c", command], env, limit, subprocess.DEVNULL) == 0
+
+
+def run(
+    argv: list[str], env: dict[str, str], limit: float, out: Any, err: Any = None
+) -> int | None:
+    """Exit status; None when the limit passed, and then its children are gone with it. What it writes to a file is cut
+    when it is too much, so that a hook without an end fills no disk.
+    """
+    deadline = time.monotonic() + limit
+    process = subprocess.Popen(
+        argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out if err is None else err,
+        start_new_session=True,
+    )  # fmt: skip
+    running(process.pid)
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                left = deadline - time.monotonic()
+                # Output is looked at now and then; who has none to look at is waited for at once.
+                return process.wait(left if out == subprocess.DEVNULL else min(0.5, max(0, left)))
+            if time.monotonic() >= deadline:
+                end_group(process.pid)
+                process.wait()
+                return None
+            if out == subprocess.DEVNULL or os.fstat(out.fileno()).st_size <= OUTPUT:
+                continue
+            if err is not None:  # it is no hook that talks, but a value without an end
+                end_group(process.pid)
+            else:
+                tail = os.pread(out.fileno(), TAIL, os.fstat(out.fileno()).st_size - TAIL)
+                os.ftruncate(out.fileno(), 0)
+                os.write(out.fileno(), tail)
+    finally:
+        running(0)
+
+
+def end_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, 9)
+
+
+def running(pid: int) -> None:
+    """Remember the process that works for us, 0 for none: an agent that was killed in the meantime is followed by one
+    that ends it, and begins anew.
+    """
+    path = os.path.join(RUN, "running")
+    with contextlib.suppress(OSError):
+        if pid:
+            with open(path, "w") as file:
+                file.write(f"{pid} {started(pid)}")
+        else:
+            os.unlink(path)
+
+
+def started(pid: int) -> str:
+    """When the process started, in the kernel's ticks: with its number, that is which process it is."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[19]
+
+
+def end_what_runs() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        with open(os.path.join(RUN, "running")) as file:
+            pid, since = file.read().split()
+        if started(int(pid)) == since:
+            end_group(int(pid))
+        running(0)
 
 
 def run_hook(argv: list[str], env: dict[str, str], limit: float) -> tuple[int | None, float, str]:
     """(exit status, seconds, end of its output); status None when the limit passed."""
-    started = time.monotonic()
+    begun = time.monotonic()
     # Output goes to a file: a daemon that the hook starts would hold a pipe open for ever.
     log = os.path.join(RUN, "-".join(["hook", *argv[0].split("/")[-2:]]) + ".log")
-    with open(log, "w+b") as out:
-        process = subprocess.Popen(
-            argv,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-        try:
-            status: int | None = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
-            status = None
-        out.seek(max(0, out.seek(0, 2) - TAIL))
-        tail = out.read().decode(errors="replace")
-    return status, round(time.monotonic() - started, 2), tail
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    with open(os.open(log, flags, 0o600), "r+b", buffering=0) as out:
+        status = run(argv, env, limit, out)
+        size = os.fstat(out.fileno()).st_size
+        tail = os.pread(out.fileno(), TAIL, max(0, size - TAIL)).decode(errors="replace")
+    return status, round(time.monotonic() - begun, 2), tail
 
 
 # --- reporting ----------------------------------------------------------------------------------
@@ -371,6 +441,8 @@ class Secure:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         raw = socket.create_connection((told["address"], told["port"]), 10)
         try:
+            # Our request follows the handshake at once; nobody waits for an acknowledgement in between.
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.socket = context.wrap_socket(raw)
             seen = hashlib.sha256(self.socket.getpeercert(True) or b"").hexdigest()
             if not hmac.compare_digest(seen, told["pin"]):
@@ -435,6 +507,10 @@ class Channel(threading.Thread):
         self.count = int(uptime() * 100)
         self.kept: dict[str, tuple[int, bytes]] = {}
         self.orders: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.held: dict[str, Any] = {}
+        self.coming: dict[str, Any] | None = None
+        self.lacking: set[str] = set()
+        self.got: dict[str, Any] = {}
         self.lock = threading.Lock()
         self.wake_read, self.wake_write = os.pipe()
 
@@ -449,6 +525,12 @@ class Channel(threading.Thread):
         packed = None if value is None else base64.b64encode(value).decode()
         self._keep(f"fact {name}", {"fact": name, "value": packed})
         say(f"philoxenia: {self.node} gives {name}")
+
+    def hold(self, document: dict[str, Any]) -> None:
+        """Remember the long values of the context in force: they need not be told again."""
+        values = [document["peers"], document["facts"]]
+        values += [f[k] for f in document["files"] for k in ("text", "data") if k in f]
+        self.held = {part_of(v): v for v in values}
 
     def _keep(self, key: str, told: dict[str, Any]) -> None:
         with self.lock:
@@ -472,10 +554,10 @@ class Channel(threading.Thread):
                 port = self.open()
                 if port:
                     self.converse(port)
-            except OSError as cause:
+            except Exception as cause:  # whatever it was, a node without a channel is lost
                 # Nobody listens most of the time: no news.
                 if not isinstance(cause, (ConnectionRefusedError, ConnectionResetError)):
-                    say(f"philoxenia: channel: {cause}")
+                    say(f"philoxenia: channel: {type(cause).__name__}: {cause}")
             time.sleep(POLL if self.https is None else 2.0)
 
     def open(self) -> Port | Secure | None:
@@ -486,11 +568,13 @@ class Channel(threading.Thread):
 
     def converse(self, port: Port | Secure) -> None:
         """Until the port fails. `sent` is None while nobody has asked."""
-        sent: int | None = None
         heard = bytearray()
         watch = select.poll()
         watch.register(port.fileno(), select.POLLIN)
+        there = not any(e & (select.POLLHUP | select.POLLERR) for _, e in watch.poll(0))
         watch.register(self.wake_read, select.POLLIN)
+        # Whoever is there already asked somebody before us. By HTTPS each channel begins with a question.
+        sent: int | None = 0 if there and isinstance(port, Port) else None
         try:
             while True:
                 events = dict(watch.poll(1000))
@@ -528,16 +612,83 @@ class Channel(threading.Thread):
             told = json.loads(line)
             if "ask" in told:
                 return True
+            if "part" in told:
+                self.obtain(told["part"])
+                return False
             body = told["body"].encode()
             right = hmac.new(self.token, ORDER + body, hashlib.sha256).hexdigest()
             if hmac.compare_digest(right, told["mac"]):
-                self.orders.put(json.loads(body))
+                self.take(json.loads(body))
             else:
                 say("philoxenia: channel: a line with a wrong mac")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             if line.strip():
                 say("philoxenia: channel: a line that says nothing")
         return False
+
+    def take(self, told: dict[str, Any]) -> None:
+        """Put an order into `orders`; a context whose parts are not all here waits for them."""
+        if "context" not in told:
+            self.orders.put(told)
+            return
+        self.coming, self.got = told["context"], {}
+        self.lacking = parts_of(told["context"]) - self.held.keys()
+        self.complete()
+
+    def obtain(self, text: str) -> None:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if digest in self.lacking:
+            self.lacking.discard(digest)
+            self.got[digest] = text
+            self.complete()
+
+    def complete(self) -> None:
+        """Hand on the context that is coming, or ask for what it lacks."""
+        if self.coming is None:
+            return
+        if self.lacking:
+            if not self.got:
+                self._keep("want", {"want": sorted(self.lacking)})
+            return
+        coming, self.coming = self.coming, None
+        with self.lock:
+            self.kept.pop("want", None)
+        self.orders.put({"context": whole(coming, {**self.held, **self.got})})
+        self.got = {}
+
+
+def stands(value: Any) -> str:
+    """The digest of the part that the value stands for, or ""."""
+    if isinstance(value, dict) and value.keys() == {"part"} and isinstance(value["part"], str):
+        return value["part"]
+    return ""
+
+
+def part_of(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parts_of(document: dict[str, Any]) -> set[str]:
+    """Digests of the parts that stand in a document as it comes over the channel."""
+    values = [document["peers"], document["facts"]]
+    values += [v for f in document["files"] for v in f.values()]
+    return {stands(v) for v in values} - {""}
+
+
+def whole(document: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """The document with every part in its place. What is no file's content is JSON."""
+
+    def full(value: Any, plain: bool) -> Any:
+        digest = stands(value)
+        if not digest:
+            return value
+        found = parts[digest]
+        return json.loads(found) if isinstance(found, str) and not plain else found
+
+    files = [{k: full(v, True) for k, v in f.items()} for f in document["files"]]
+    peers, facts = (full(document[key], False) for key in ("peers", "facts"))
+    return {**document, "peers": peers, "facts": facts, "files": files}
 
 
 def send(port: Port | Secure, line: bytes, patience: float = 5.0) -> bool:
@@ -605,9 +756,11 @@ class Node:
         self.limit = seed.get("hook_limit", 300)
         self.address = seed["nics"][0]["address"].partition("/")[0]
         self.document: dict[str, Any] = self.newest()
+        channel.hold(self.document)
         self.joined = False
         self.given: set[str] = set()
         self.ran: list[Any] = []
+        self.left = False
 
     def newest(self) -> dict[str, Any]:
         """The context that was last in force on this disk, else the seed's."""
@@ -622,6 +775,7 @@ class Node:
         return given
 
     def boot(self) -> None:
+        end_what_runs()
         identify(self.seed)
         install(self.document["files"])
         notify("READY=1")
@@ -651,6 +805,7 @@ class Node:
     def take(self, document: dict[str, Any]) -> None:
         """Bring a complete context into force. Raises Failed, OSError and their like."""
         old, self.document = self.document, document
+        self.channel.hold(document)
         written = install(document["files"])
         lay_out(self.seed, document, os.path.join(RUN, "context"))
         public = {k: v for k, v in self.seed.items() if k not in ("token", "context")}
@@ -701,8 +856,20 @@ class Node:
         ]  # fmt: skip
         env = self.env("join", [])
         for p in sorted(due, key=lambda p: p["how"] in ("tcp", "probe")):
-            self.channel.give(p["name"], self.value(p, env))
+            value = self.before(p["name"])
+            if value is None:
+                value = self.value(p, env)
+                if value is not None:
+                    keep = {"data": base64.b64encode(value).decode(), "mode": "0600"}
+                    install([{"path": os.path.join(RUN, "given", p["name"]), **keep}])
+            self.channel.give(p["name"], value)
             self.given.add(p["name"])
+
+    def before(self, name: str) -> bytes | None:
+        """What an agent of this boot before us gave: a fact is the same until the next boot."""
+        with contextlib.suppress(OSError), open(os.path.join(RUN, "given", name), "rb") as file:
+            return file.read()
+        return None
 
     def value(self, p: dict[str, Any], env: dict[str, str]) -> bytes | None:
         name, how, what = p["name"], p["how"], p["what"]
@@ -717,14 +884,7 @@ class Node:
                 raise Failed(f"{name} is not ready: '{what}' did not succeed within {self.limit} s")
             return None
         if how == "command":
-            done = subprocess.run(
-                ["sh", "-c", what], env=env, timeout=self.limit, stdin=subprocess.DEVNULL,
-                capture_output=True, check=False,
-            )  # fmt: skip
-            if done.returncode != 0:
-                tail = done.stderr[-TAIL:].decode(errors="replace")
-                raise Failed(f"the command of the fact {name}: exit {done.returncode}", tail)
-            data = done.stdout
+            data = self.output(name, what, env)
         else:
             path = what if how == "file" else os.path.join(RUN, "provide", name)
             if how == "hook" and not os.path.exists(path):
@@ -734,6 +894,19 @@ class Node:
         if len(data) > FACT_LIMIT:
             raise Failed(f"the fact {name} has more than {FACT_LIMIT} bytes")
         return data
+
+    def output(self, name: str, command: str, env: dict[str, str]) -> bytes:
+        import tempfile
+
+        # Files, not pipes: a daemon that the command leaves would hold a pipe open for ever.
+        with tempfile.TemporaryFile(dir=RUN) as out, tempfile.TemporaryFile(dir=RUN) as err:
+            status = run(["sh", "-c", command], env, self.limit, out, err)
+            if status != 0 and os.fstat(out.fileno()).st_size <= FACT_LIMIT:
+                how = f"took longer than {self.limit} s" if status is None else f"exit {status}"
+                size = os.fstat(err.fileno()).st_size
+                tail = os.pread(err.fileno(), TAIL, max(0, size - TAIL)).decode(errors="replace")
+                raise Failed(f"the command of the fact {name}: {how}", tail)
+            return os.pread(out.fileno(), FACT_LIMIT + 1, 0)
 
     def probe(self) -> None:
         if not wait_for_ssh(time.monotonic() + 120):
@@ -757,8 +930,10 @@ class Node:
                 raise Failed(f"not healthy: {kind} {what} did not hold within {self.limit} s")
 
     def leave(self) -> None:
-        """Run the hooks of leaving, and say so. The node goes on until it is taken away."""
-        self.ran = []
+        """Run the hooks of leaving once, and say so. The node goes on until it is taken away."""
+        if self.left:
+            return
+        self.left, self.ran = True, []
         try:
             self.run_all(
                 [[h] for h in executables(os.path.join(HOOKS, "leave.d"))], self.env("leave", [])
@@ -805,6 +980,9 @@ class Node:
             self.attempt(self.document)
         while True:
             told = self.channel.orders.get()
+            if "leave" in told:  # also a node that is not well may have to say goodbye
+                self.leave()
+                continue
             if not well:
                 well = self.start()
             if not well:
@@ -813,8 +991,6 @@ class Node:
                 # Told again what is in force already: nothing to do.
                 if not self.joined or told["context"]["digest"] != self.document.get("digest"):
                     self.attempt(told["context"])
-            elif "leave" in told:
-                self.leave()
             elif "again" in told:
                 self.joined = False
                 if self.document["complete"]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contextualize.exchange import Declared
+from contextualize.declared import Declared
 from contextualize.identity import Identity
 
 

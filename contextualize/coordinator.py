@@ -1,68 +1,131 @@
 """What each node is to be told next, from what all of them said: documents go out as soon as they are complete.
 
 Pure. It holds no state that must survive: agents repeat all that counts when they are asked, so a coordinator that was
-killed is replaced by a new one that asks.
+killed is replaced by a new one that asks. What nodes of a role are told alike is made once for all of them, and again
+only when a fact of theirs is another; while a role waits, a fact that is not the last costs nothing for its nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from contextualize.exchange import Exchange
-from contextualize.message import Given, Report
-from contextualize.render import Documents
+from contextualize.message import Given, Report, Said, Want, supply
+from contextualize.part import text_of
+from contextualize.render import Alike, Documents
+
+Order = dict[str, object] | bytes
+"""What a node is told: a body that is to be signed for it, or a line that is ready."""
+
+
+@dataclass(slots=True)
+class _Role:
+    """A role's nodes that are listened to, and what is known for all of them until a fact changes it."""
+
+    nodes: set[str] = field(default_factory=set)
+    givers: set[str] = field(default_factory=set)
+    readers: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
+    """Its nodes that were healthy before and have not said so yet: their facts are still to come."""
+    version: int = 0
+    alike: Alike | None = None
+    missing: tuple[str, ...] | None = None
+    late: tuple[str, ...] | None = None
+    lines: dict[str, bytes] = field(default_factory=dict)
 
 
 class Coordinator:
     """nodes    those that are listened to; others of the cluster are left alone
     again    nodes that failed before and are to try once more
-    Reports go in by `hear`, orders come out by `due`.
+    before   nodes that were healthy when we began: nothing changes for a node that has a context in force before all
+             of them that give it something have repeated it, or `hurry` was called
+    What nodes say goes in by `hear`, orders come out by `due`.
     """
 
     def __init__(
         self, documents: Documents, exchange: Exchange, nodes: Iterable[str],
-        again: Iterable[str] = (),
+        again: Iterable[str] = (), before: Iterable[str] = (),
     ) -> None:  # fmt: skip
         self.documents, self.exchange = documents, exchange
-        self.nodes = set(nodes)
         self.wrong: dict[str, str] = {}
         """Node -> what it said that cannot be; such a node has failed."""
         self._again = set(again)
-        self._by_role: dict[str, list[str]] = {}
-        for node in self.nodes:
-            self._by_role.setdefault(exchange.members[node], []).append(node)
-        self._boot: dict[str, str] = {}
+        self._role = {node: exchange.members[node] for node in nodes}
+        self._roles = {role: _Role(givers=exchange.givers(role)) for role in exchange.roles}
+        for name, role in self._roles.items():
+            for giver in role.givers:
+                self._roles[giver].readers.add(name)
+        for node, name in self._role.items():
+            self._roles[name].nodes.add(node)
+        for node in before:
+            self._roles[self._role[node]].silent.add(node)
+        self._boot: dict[str, tuple[str, int]] = {}
         self._given: dict[tuple[str, str], str] = {}
         self._state: dict[str, Report] = {}
         self._sent: dict[str, str] = {}
-        self._drawn: dict[str, dict[str, Any]] = {}
+        self._digests: dict[str, tuple[int, str]] = {}
+        self._wants: dict[str, tuple[str, ...]] = {}
         self._dirty: set[str] = set()
+        self._moved: set[str] = set()
+        self._stirred: set[str] = set()
 
     def opened(self, node: str) -> None:
         """The node's channel is new: what was sent may be lost."""
         self._sent.pop(node, None)
         self._dirty.add(node)
 
-    def hear(self, said: Report | Given) -> None:
+    def hear(self, said: Said) -> None:
         """Take what a node said, in the order in which it said it."""
         node = said.node
-        if node not in self.exchange.members:
+        if node not in self._role:
             return  # it was given up
-        if self._boot.get(node) != said.boot:
-            self._boot[node] = said.boot
-            self._sent.pop(node, None)
-            self._state.pop(node, None)
-            self._touch(self.exchange.reach(node, "booted"))
+        self._moved.add(node)
+        boot, started = self._boot.get(node, ("", 0))
+        if boot != said.boot:
+            if boot:
+                self.forget(node)
+            self._boot[node] = said.boot, 0
+            self._touch(self.exchange.reach(node, "booted"), facts=False)
         self._dirty.add(node)
-        if isinstance(said, Given):
-            self._take(said)
-        elif said.stage == "booted":
-            self._touch(self.exchange.reach(node, "booted"))
-        else:
-            self._state[node] = said
-            if said.stage in ("contextualized", "healthy"):
-                self._touch(self.exchange.reach(node, said.stage))
+        match said:
+            case Given():
+                self._take(said)
+            case Want():
+                self._wants[node] = said.parts
+            case Report(stage="booted"):
+                if started:  # in this boot, and again: its agent is another
+                    self._sent.pop(node, None)
+                    self._state.pop(node, None)
+                self._boot[node] = said.boot, said.seq + 1
+                self._touch(self.exchange.reach(node, "booted"), facts=False)
+            case Report():
+                self._state[node] = said
+                if said.stage in ("contextualized", "healthy"):
+                    self._touch(self.exchange.reach(node, said.stage), facts=False)
+                if said.stage in ("healthy", "failed"):
+                    self._answered(node)
+
+    def _answered(self, node: str) -> None:
+        """A node has said all that it said before."""
+        role = self._roles[self._role[node]]
+        if node in role.silent:
+            role.silent.discard(node)
+            if not role.silent:
+                self._stirred |= role.readers
+
+    def hurry(self) -> None:
+        """Wait no longer for nodes that were healthy and are silent."""
+        for role in self._roles.values():
+            if role.silent:
+                role.silent.clear()
+                self._stirred |= role.readers
+
+    @property
+    def listens(self) -> bool:
+        """Whether nodes that others read from have still to repeat what they gave."""
+        return any(role.silent and role.readers for role in self._roles.values())
 
     def _take(self, said: Given) -> None:
         key = said.node, said.fact
@@ -79,31 +142,54 @@ class Coordinator:
 
     def lose(self, node: str) -> None:
         """Give the node up: nobody waits for it any more."""
-        self._by_role[self.exchange.members[node]].remove(node)
-        self.nodes.discard(node)
+        self._answered(node)
+        role = self._roles[self._role.pop(node)]
+        role.nodes.discard(node)
         self._touch(self.exchange.lose(node))
 
     def forget(self, node: str) -> None:
-        """The node's machine is made anew: what it said of itself no longer holds."""
-        for known in (self._boot, self._state, self._sent, self.wrong):
+        """The node begins anew, in another boot or on another machine: what it said of itself no longer holds."""
+        self._answered(node)
+        for known in (self._boot, self._state, self._sent, self._wants, self.wrong):
             known.pop(node, None)
+        self._moved.add(node)
+        self._touch(self.exchange.forget(node))
 
-    def _touch(self, roles: set[str]) -> None:
-        for role in roles:
-            for node in self._by_role.get(role, ()):
-                self._drawn.pop(node, None)
-                self._dirty.add(node)
+    def _touch(self, roles: set[str], facts: bool = True) -> None:
+        """facts  whether a fact of theirs is another, not only a stage that they wait for"""
+        for name in roles:
+            role = self._roles[name]
+            role.missing = role.late = None
+            if facts:
+                role.version += 1
+                role.alike = None
+                role.lines.clear()
+        self._stirred |= roles
 
-    def due(self) -> list[tuple[str, dict[str, object]]]:
+    def _spread(self) -> None:
+        """Roles whose facts changed make their nodes worth a look, unless they still wait."""
+        for name in self._stirred:
+            if not self._missing(name):
+                nodes = self._roles[name].nodes
+                self._dirty |= nodes
+                if not self._late(name):
+                    self._moved |= nodes
+        self._stirred.clear()
+
+    def due(self) -> list[tuple[str, Order]]:
         """(node, what to tell it), for all that changed since the last call. Raises TemplateError."""
-        orders: list[tuple[str, dict[str, object]]] = []
+        self._spread()
+        orders: list[tuple[str, Order]] = []
         dirty, self._dirty = self._dirty, set()
-        for node in sorted(dirty & self.nodes & self._boot.keys()):
-            if self.missing(node):
+        for node in sorted(dirty & self._boot.keys() & self._role.keys()):
+            name = self._role[node]
+            if self._missing(name):
+                self._wants.pop(node, None)
                 continue
             state = self._state.get(node)
-            document = self._document(node)
-            digest = document["digest"]
+            if state is not None and state.context and self._early(name):
+                continue  # who answers last stirs it again
+            digest = self._digest(node)
             if state is not None and state.context == digest:
                 if state.stage == "failed" and node in self._again:
                     self._again.discard(node)
@@ -111,26 +197,66 @@ class Coordinator:
             elif self._sent.get(node) != digest:
                 self._again.discard(node)
                 self._sent[node] = digest
-                orders.append((node, {"context": document}))
+                self._wants.pop(node, None)
+                orders.append((node, {"context": self.documents.told(node, self._alike(name))}))
+            orders += [(node, line) for line in self._parts(node, name)]
         return orders
+
+    def _early(self, role: str) -> bool:
+        return any(self._roles[giver].silent for giver in self._roles[role].givers)
+
+    def _parts(self, node: str, name: str) -> Iterable[bytes]:
+        """Lines with the parts that the node wants: only such as its role's document has."""
+        alike, lines = self._alike(name), self._roles[name].lines
+        for digest in self._wants.pop(node, ()):
+            if digest in alike.parts:
+                if digest not in lines:
+                    lines[digest] = supply(text_of(alike.parts[digest]))
+                yield lines[digest]
 
     def retries(self, node: str) -> bool:
         """Whether the node's failure is an old one: it will be told to try again."""
         return node in self._again
 
-    def _document(self, node: str) -> dict[str, Any]:
-        if node not in self._drawn:
-            facts = self.exchange.facts(self.exchange.members[node])
-            self._drawn[node] = self.documents.document(node, facts)
-        return self._drawn[node]
+    def moved(self) -> set[str]:
+        """Nodes of which something is another than at the last call: they may be settled now, or no longer."""
+        self._spread()
+        moved, self._moved = self._moved & self._role.keys(), set()
+        return moved
+
+    def _alike(self, name: str) -> Alike:
+        role = self._roles[name]
+        if role.alike is None:
+            role.alike = self.documents.alike(name, self.exchange.facts(name))
+        return role.alike
+
+    def _digest(self, node: str) -> str:
+        name = self._role[node]
+        version, digest = self._digests.get(node, (-1, ""))
+        if version != self._roles[name].version:
+            digest = self.documents.told(node, self._alike(name))["digest"]
+            self._digests[node] = self._roles[name].version, digest
+        return digest
+
+    def _missing(self, name: str) -> tuple[str, ...]:
+        role = self._roles[name]
+        if role.missing is None:
+            role.missing = self.exchange.missing(name)
+        return role.missing
+
+    def _late(self, name: str) -> tuple[str, ...]:
+        role = self._roles[name]
+        if role.late is None:
+            role.late = self.exchange.missing(name, late=True)
+        return role.late
 
     def missing(self, node: str) -> tuple[str, ...]:
         """What the node waits for before its hooks may run."""
-        return self.exchange.missing(self.exchange.members[node])
+        return self._missing(self._role[node]) if node in self._role else ()
 
     def late(self, node: str) -> tuple[str, ...]:
         """What only its health waits for."""
-        return self.exchange.missing(self.exchange.members[node], late=True)
+        return self._late(self._role[node]) if node in self._role else ()
 
     def state(self, node: str) -> Report | None:
         """The last thing that the node said of its way; None before it was contextualized or failed."""
@@ -139,10 +265,15 @@ class Coordinator:
     def settled(self, node: str) -> bool:
         """Whether the node is healthy under its newest context, and everything its health waits for is there."""
         state = self._state.get(node)
-        return (
-            state is not None
-            and state.stage == "healthy"
-            and not self.missing(node)
-            and state.context == self._document(node)["digest"]
-            and not self.late(node)
-        )
+        if state is None or state.stage != "healthy" or node not in self._role:
+            return False
+        name = self._role[node]
+        if self._missing(name) or self._late(name) or self._early(name):
+            return False
+        return state.context == self._digest(node)
+
+
+def context_of(order: Order) -> dict[str, Any] | None:
+    """The document that an order brings."""
+    found = None if isinstance(order, bytes) else order.get("context")
+    return found if isinstance(found, dict) else None

@@ -1,21 +1,23 @@
 """The broker's HTTPS: agents without a virtio-serial port come in over the private network and get a channel too.
 
 An agent connects by TLS 1.3, sees the pinned certificate, asks for an upgrade (RFC 9110, 7.8) and proves itself by a
-mac under its node's token. From then on the connection carries the same lines as a virtio-serial port does; the
-broker gets one end of a socket pair and knows no difference. The key and the certificate are derived from the
-cluster's secret, so the pin is in every seed before the first broker runs, and every later broker shows the same.
+mac under its node's token. From then on the connection carries the same lines as a virtio-serial port does, and is the
+broker's. The key and the certificate are derived from the cluster's secret, so the pin is in every seed before the
+first broker runs, and every later broker shows the same.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hmac
+import selectors
 import socket
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from contextualize.certificate import Certificate, proof
@@ -23,12 +25,65 @@ from contextualize.identity import Secret
 
 PATIENCE = 20.0
 """Seconds that an agent has to prove itself."""
+UNPROVED = 1024
+"""Connections that may be on their way to that; more wait until some are through."""
+HEAD = 8192
+"""Bytes that a request may have."""
+MOST = 1 << 20
+"""Bytes that are read of one channel before others have their turn."""
+UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: philoxenia\r\n\r\n"
+REFUSED = b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n"
+WANTED = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Secured:
+    """The broker's end of a proved connection, used as a non-blocking socket is."""
+
+    def __init__(self, inner: ssl.SSLSocket) -> None:
+        self._inner = inner
+
+    def fileno(self) -> int:
+        return self._inner.fileno()
+
+    def recv(self, _size: int) -> bytes:
+        """All that has come, b"" at the end; BlockingIOError when nothing has."""
+        found = b""
+        try:
+            # What TLS holds already, no selector sees: it is read to its end.
+            while len(found) < MOST or self._inner.pending():
+                data = self._inner.recv(1 << 16)
+                if not data:
+                    return found
+                found += data
+        except WANTED:
+            if not found:
+                raise BlockingIOError from None
+        return found
+
+    def send(self, data: bytes | memoryview) -> int:
+        try:
+            return self._inner.send(data)
+        except WANTED:
+            raise BlockingIOError from None
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@dataclass(slots=True, eq=False)
+class _Comer:
+    """A connection that has not proved itself."""
+
+    socket: ssl.SSLSocket
+    until: float
+    shaken: bool = False
+    head: bytes = b""
 
 
 class Doorway:
     """Listens in a thread of its own; `take` hands over the newest connection of a node.
 
-    listening  a bound, listening TCP socket; it is closed at the end
+    listening  a bound, listening stream socket; it is closed at the end
     tokens     node -> its token
     """
 
@@ -36,9 +91,12 @@ class Doorway:
         self, listening: socket.socket, own: Certificate, tokens: Mapping[str, Secret]
     ) -> None:
         self._listening, self._own, self._tokens = listening, own, dict(tokens)
-        self._waiting: dict[str, socket.socket] = {}
+        self._waiting: dict[str, Secured] = {}
         self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
+        self._comers: set[_Comer] = set()
+        self._select = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._ended = False
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Doorway:
@@ -46,61 +104,106 @@ class Doorway:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._ended = True
+        self._wake.send(b".")
         self._thread.join(5)
-        with self._lock:
-            for ours in self._waiting.values():
-                ours.close()
-            self._waiting.clear()
+        for waiting in self._waiting.values():
+            waiting.close()
+        for ours in (self._wake, self._woken, self._listening):
+            ours.close()
+        self._waiting.clear()
+        self._select.close()
 
-    def take(self, node: str) -> socket.socket | None:
+    def take(self, node: str) -> Secured | None:
         """A connected, non-blocking socket to the node's agent; None while there is none."""
         with self._lock:
             return self._waiting.pop(node, None)
 
+    def arrived(self) -> list[str]:
+        """Nodes with a connection that nobody took. One that was taken before is dead: its machine said no goodbye."""
+        with self._lock:
+            return list(self._waiting)
+
     def _serve(self) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.num_tickets = 0  # no session is taken up again
         with tempfile.TemporaryDirectory() as folder:
             # ssl reads keys from files only; the folder is ours alone, and gone at once.
             pem = Path(folder) / "pem"
             pem.touch(0o600)
             pem.write_bytes(self._own.key.reveal() + self._own.certificate)
             context.load_cert_chain(pem)
-        asyncio.set_event_loop(self._loop)
         self._listening.setblocking(False)
-        start = asyncio.start_server(
-            self._greet, sock=self._listening, ssl=context, ssl_handshake_timeout=PATIENCE
-        )
-        server = self._loop.run_until_complete(start)
-        try:
-            self._loop.run_forever()
-        finally:
-            server.close()
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-            with contextlib.suppress(Exception):
-                self._loop.run_until_complete(asyncio.sleep(0))
-            self._loop.close()
+        self._select.register(self._listening, selectors.EVENT_READ)
+        self._select.register(self._woken, selectors.EVENT_READ)
+        listens = True
+        while not self._ended:
+            for key, _ in self._select.select(1.0):
+                if key.fileobj is self._listening:
+                    self._accept(context)
+                elif isinstance(key.data, _Comer):
+                    self._advance(key.data)
+            now = time.monotonic()
+            for comer in [c for c in self._comers if now > c.until]:
+                self._drop(comer)
+            room = len(self._comers) < UNPROVED
+            if listens != room:
+                listens = room
+                if room:
+                    self._select.register(self._listening, selectors.EVENT_READ)
+                else:
+                    self._select.unregister(self._listening)
+        for comer in list(self._comers):
+            self._drop(comer)
 
-    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, context: ssl.SSLContext) -> None:
+        with contextlib.suppress(OSError):  # it is gone again, or we have no file left for it now
+            raw, _ = self._listening.accept()
+            raw.setblocking(False)
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+            comer = _Comer(secured, time.monotonic() + PATIENCE)
+            self._comers.add(comer)
+            self._select.register(secured, selectors.EVENT_READ, comer)
+
+    def _advance(self, comer: _Comer) -> None:
+        """As far as what has come allows: handshake, request, answer."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            node = self._proved(head)
+            if not comer.shaken:
+                comer.socket.do_handshake()
+                comer.shaken = True
+            while not comer.head.endswith(b"\r\n\r\n"):
+                data = comer.socket.recv(4096)
+                comer.head += data
+                if not data or len(comer.head) > HEAD:
+                    raise ConnectionError
+            node = self._proved(comer.head.decode("latin-1"))
+            comer.socket.send(UPGRADED if node else REFUSED)
+        except ssl.SSLWantReadError:
+            self._select.modify(comer.socket, selectors.EVENT_READ, comer)
+        except ssl.SSLWantWriteError:
+            self._select.modify(comer.socket, selectors.EVENT_WRITE, comer)
+        except OSError:
+            self._drop(comer)
+        else:
             if not node:
-                writer.write(b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\n")
-                await writer.drain()
+                self._drop(comer)
                 return
-            writer.write(
-                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: philoxenia\r\n\r\n"
-            )
-            await writer.drain()
-            await self._carry(node, reader, writer)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass
-        finally:
-            writer.close()
+            self._select.unregister(comer.socket)
+            self._comers.discard(comer)
+            with self._lock:
+                old = self._waiting.pop(node, None)
+                self._waiting[node] = Secured(comer.socket)
+            if old is not None:
+                old.close()
+
+    def _drop(self, comer: _Comer) -> None:
+        self._select.unregister(comer.socket)
+        self._comers.discard(comer)
+        comer.socket.close()
 
     def _proved(self, head: str) -> str:
         """The node that the request proves to be of; "" when it proves none."""
@@ -117,31 +220,3 @@ class Doorway:
         if token is None or not said.isascii():
             return ""
         return node if hmac.compare_digest(proof(token, node, self._own.pin), said) else ""
-
-    async def _carry(
-        self, node: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        """Between the agent and a socket pair, until either ends."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with self._lock:
-            old = self._waiting.pop(node, None)
-            self._waiting[node] = ours
-        if old is not None:
-            old.close()
-        inner_reader, inner_writer = await asyncio.open_connection(sock=theirs)
-
-        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                while data := await source.read(1 << 16):
-                    sink.write(data)
-                    await sink.drain()
-
-        ways = [
-            asyncio.ensure_future(pump(reader, inner_writer)),
-            asyncio.ensure_future(pump(inner_reader, writer)),
-        ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        inner_writer.close()

@@ -1,9 +1,9 @@
-"""One line from an agent turned into a Report or a Given, or refused: wrong size, wrong form, wrong token.
+"""One line from an agent turned into a Report, a Given or a Want, or refused: wrong size, wrong form, wrong token.
 
 A line is {"body": TEXT, "mac": HEX}: mac is HMAC-SHA256 of the body under the node's token, and the body is JSON with
-node, boot, seq, uptime, and either a stage and what it has to say or a fact. Nothing of a line is believed before its
-mac holds. What our side tells an agent has the same form; its mac covers a prefix too, so that neither side's line
-can be played back to it.
+node, boot, seq, uptime, and either a stage and what it has to say, or a fact, or the parts that it wants. Nothing of a
+line is believed before its mac holds. What our side tells an agent has the same form; its mac covers a prefix too, so
+that neither side's line can be played back to it. A part is told as {"part": TEXT}: its digest was in a signed line.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ LIMIT = FACT_LIMIT * 4 // 3 + (64 << 10)
 """Bytes that one line may have: the largest fact in base64, and what is around it."""
 MESSAGE, TAIL = 500, 8000
 """Characters kept of a report's message, from its start, and of its tail, from its end."""
+PARTS = 1000
+"""Parts that an agent may want at once."""
 MOST = 2**31
 """The largest number that a report may be the one of, and a hook may end with."""
 
@@ -66,7 +68,21 @@ class Given:
     value: bytes | None = field(repr=False)
 
 
-def decode(line: bytes, node: str, token: Secret) -> Report | Given:
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Digests of parts of the document that the node was told and does not have."""
+
+    node: str
+    boot: str
+    seq: int
+    uptime: float
+    parts: tuple[str, ...]
+
+
+Said = Report | Given | Want
+
+
+def decode(line: bytes, node: str, token: Secret) -> Said:
     """What `line` says; BadMessage unless it is whole, ours, and from `node`."""
     if len(line) > LIMIT:
         raise BadMessage(f"{node} sent a line of {len(line)} bytes, {LIMIT} are allowed")
@@ -83,6 +99,8 @@ def decode(line: bytes, node: str, token: Secret) -> Report | Given:
         told = json.loads(body)
         if "fact" in told:
             return _given(told, node)
+        if "want" in told:
+            return _want(told, node)
         hooks = tuple(
             (plain(path), None if status is None else _whole(status, -MOST), _seconds(took))
             for path, status, took in told.get("hooks", [])
@@ -121,6 +139,17 @@ def _given(told: dict[str, Any], node: str) -> Given:
     )
 
 
+def _want(told: dict[str, Any], node: str) -> Want:
+    parts = told["want"]
+    if told["node"] != node:
+        raise BadMessage(f"{node} calls itself '{plain(told['node'])[:64]}'")
+    if len(parts) > PARTS or not all(re.fullmatch("[0-9a-f]{64}", p) for p in parts):
+        raise BadMessage(f"{node} wants what no part is called")
+    return Want(
+        node, plain(told["boot"]), _whole(told["seq"]), _seconds(told["uptime"]), tuple(parts)
+    )
+
+
 _ESCAPE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
     r"|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC, DCS and their like: titles, clipboard
@@ -156,6 +185,11 @@ def order(body: dict[str, object], token: Secret) -> bytes:
     text = json.dumps(body)
     mac = hmac.new(token.reveal(), ORDER + text.encode(), hashlib.sha256).hexdigest()
     return json.dumps({"body": text, "mac": mac}).encode() + b"\n"
+
+
+def supply(text: str) -> bytes:
+    """The line that gives an agent a part; the same for every node."""
+    return json.dumps({"part": text}).encode() + b"\n"
 
 
 def encode(body: dict[str, object], token: Secret) -> bytes:

@@ -294,19 +294,16 @@ def test_the_largest_report_fits_into_a_line(channel):
     assert len(channel.kept["state"][1]) <= LIMIT
 
 
-def test_nothing_is_said_before_the_question_and_all_after_it(channel, talk):
+def test_who_listens_when_the_port_is_opened_is_told_all_and_whoever_asks_again(channel, talk):
+    """A broker that outlives an agent asked the one before."""
     channel.report("booted")
-    talk.settimeout(0.05)
-    with pytest.raises(TimeoutError):
-        talk.recv(1)
-    talk.settimeout(2)
     channel.report("contextualized")
+    assert [r.stage for r in lines(talk, 2)] == ["booted", "contextualized"]
     talk.sendall(ASK)
     assert [r.stage for r in lines(talk, 2)] == ["booted", "contextualized"]
 
 
 def test_news_come_as_they_are_and_every_question_starts_anew(channel, talk):
-    talk.sendall(ASK)
     channel.report("booted")
     assert [r.seq for r in lines(talk, 1)] == [1]
     channel.report("healthy")
@@ -358,6 +355,9 @@ def test_only_what_counts_is_said_again(channel, talk):
     channel.give("key", b"\x00\xff")
     channel.report("healthy", context="a")
     channel.report("contextualized", context="b")
+    deadline = time.monotonic() + 2
+    while lines(talk, 1)[-1].seq != channel.count:  # the news, as they come
+        assert time.monotonic() < deadline
     talk.sendall(ASK)
     said = lines(talk, 3)
     assert [getattr(r, "stage", None) or r.fact for r in said] == [
@@ -384,9 +384,33 @@ def test_an_order_with_our_mac_is_heard_and_no_other(channel, talk):
     talk.sendall(order({"leave": True}, Secret(b"another's")))
     talk.sendall(encode({"leave": True}, token))  # an agent's own line, played back
     talk.sendall(b'{"body": 7, "mac": "x"}\n[]\nnull\n{"body": "{}"}\n')
-    talk.sendall(order({"context": {"a": "ä" * 200_000}}, token))
-    assert channel.orders.get(timeout=2) == {"context": {"a": "ä" * 200_000}}
+    document = {**DOCUMENT, "data": {"a": "ä" * 200_000}}
+    talk.sendall(order({"context": document}, token))
+    assert channel.orders.get(timeout=2) == {"context": document}
     assert channel.orders.empty()
+
+
+def test_parts_that_it_has_are_not_asked_for_and_what_comes_is_put_in_its_place(channel, talk):
+    from contextualize.message import order, supply
+    from contextualize.part import lean, named, part, text_of
+
+    parts, token = {}, Secret(TOKEN.encode())
+    peers = [{"name": f"n-{i}", "role": "n", "address": f"10.0.0.{i}"} for i in range(40)]
+    facts = {"part": {"one": True, "secret": False, "values": {"n-1": {"text": "x" * 2000}}}}
+    files = [entry("/etc/hosts", "h" * 2000), entry("/etc/new", "n" * 2000), entry("/etc/key", "k")]
+    document = {**DOCUMENT, "peers": peers, "facts": facts, "files": files}
+    told = {**document, "peers": part(peers, parts), "facts": part(facts, parts),
+            "files": [lean(f, parts) for f in files]}  # fmt: skip
+    assert len(parts) == 4 and named(told) == parts.keys() == agent.parts_of(told)
+    channel.hold({**DOCUMENT, "peers": peers, "files": files[:1]})
+    talk.sendall(order({"context": told}, token))
+    [want] = lines(talk, 1)
+    assert want.parts == tuple(sorted(agent.part_of(v) for v in (facts, "n" * 2000)))
+    talk.sendall(supply("never asked for") + supply(text_of(facts)))
+    assert channel.orders.empty()
+    talk.sendall(supply("n" * 2000))
+    assert channel.orders.get(timeout=2) == {"context": document}
+    assert "want" not in channel.kept, "nobody is asked again for what is here"
 
 
 # files

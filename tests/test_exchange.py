@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contextualize.exchange import FACT_LIMIT, Declared, Exchange, Provide, Require, declared, flaws
+from contextualize.declared import Declared, Provide, Require, declared
+from contextualize.exchange import FACT_LIMIT, Exchange
+from contextualize.requirements import flaws
 
 KEY = Provide("key", "file", "/k", secret=True, to=("worker",))
 READY = Provide("up", "tcp", "6817")

@@ -9,7 +9,8 @@ import pytest
 from builder.terminal import Terminal
 from cluster import graph
 from cluster.ledger import NodeRow
-from contextualize.exchange import Declared, Provide, Require, edges
+from contextualize.declared import Declared, Provide, Require
+from contextualize.requirements import edges
 
 FARM = {
     "head": Declared(

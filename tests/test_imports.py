@@ -56,6 +56,7 @@ PURE = {
     *(f"builder/language/{m}.py" for m in ("kinds", "sections", "context", "chain", "scope", "accounts")),
     *(f"builder/language/{m}.py" for m in ("deployment", "flat", "part", "recipe")),
     *(f"contextualize/{m}.py" for m in ("identity", "context", "message", "exchange", "render")),
+    *(f"contextualize/{m}.py" for m in ("declared", "requirements", "part", "template")),
     *(f"contextualize/{m}.py" for m in ("coordinator", "cloudinit", "certificate")),
     *(f"cluster/{m}.py" for m in ("spec", "place", "guarantee", "network", "domain", "plan")),
 }  # fmt: skip

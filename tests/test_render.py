@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from contextualize import render
+from contextualize import template
 from contextualize.context import Context, Member
-from contextualize.exchange import Declared, Fact, File, Provide, Require
+from contextualize.declared import Declared, File, Provide, Require
+from contextualize.exchange import Fact
 from contextualize.identity import derive
-from contextualize.render import Documents, TemplateError
+from contextualize.render import Documents
+from contextualize.template import TemplateError
 from tests.invented import SECRET
 
 
@@ -98,7 +100,7 @@ def test_what_cannot_be_rendered_says_where(text, message):
     ],
 )
 def test_templates_that_no_cluster_could_render(text, what):
-    found = render.flaws(
+    found = template.flaws(
         Declared(files=(File("/f", "0644", text=text),), requires=(Require("key"),))
     )
     assert [(path, said[: len(what or "")]) for path, said in found] == (

@@ -99,7 +99,7 @@ class Bench:
         coordinator = Coordinator(self.plan.documents, self.plan.exchange(self.least), names, again)
         return wait.Wait(
             self.watched, coordinator, self.hypervisor, wait.Limits(timeout, **limits),
-            tell or self.told.append, lambda node: f"{node} said\n{self.console}",
+            tell or self.told.extend, lambda node: f"{node} said\n{self.console}",
             mend or self.mended.append, None, ran or (lambda _: None),
         ).until_ready()  # fmt: skip
 

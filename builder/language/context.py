@@ -1,7 +1,7 @@
 """What a recipe says of deployment: facts that a node gives and needs, files that late facts complete, probes.
 
 None of it changes the image's bytes. It travels in the manifest, and whoever launches the appliance acts on it
-(contextualize/exchange.py, contextualize/render.py).
+(contextualize/declared.py, contextualize/template.py).
 """
 
 from __future__ import annotations

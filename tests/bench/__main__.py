@@ -6,7 +6,7 @@ import os
 import sys
 
 from builder.terminal import Terminal
-from tests.bench import assembly, first_light
+from tests.bench import assembly, context, first_light
 
 terminal = Terminal()
 terminal.say(f"{os.cpu_count()} cores; seconds, medians")
@@ -15,3 +15,5 @@ if not wanted or "assembly" in wanted:
     assembly.measure(terminal)
 if not wanted or "launch" in wanted:
     first_light.measure(terminal)
+if not wanted or "context" in wanted:
+    context.measure(terminal)
