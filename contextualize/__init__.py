@@ -22,13 +22,12 @@ Decisions:
 2026-11-24  HTTPS is an upgrade to the same lines: one protocol, two ways. The broker's certificate is derived, so its
             pin is in every seed before any broker runs.
 2026-11-24  Agent and broker share no code: the agent is one file of the standard library, the broker's side is typed.
-2026-11-25  What is long and the same on many nodes (hosts, known hosts, a role's files, facts) stands in a document as its
-            digest, and goes out only to who asks for it: peers that a seed told of are not told again. Our side holds
-            and signs little, however many nodes there are. Deltas of files were the other way: they need to know
-            what a node has, and a digest asks.
+2026-11-25  What is long and the same on many nodes (hosts, known hosts, a role's files, facts) stands in a document as
+            its digest, and goes out only to who asks for it: peers that a seed told of are not told again. Our side
+            holds and signs little, however many nodes there are. Deltas of files would need to know what a node has.
 2026-11-25  What nodes of a role are told alike is made once; a template that does not look at `this` is rendered once.
-2026-11-25  An agent that opens its port speaks unasked: who listens had asked the one before. A fact that was given stays
-            the same until the next boot, whoever runs the agent: it is kept in /run, for root alone.
+2026-11-25  An agent that opens its port speaks unasked: who listens had asked the one before. A fact that was given
+            stays the same until the next boot, whoever runs the agent: it is kept in /run, for root alone.
 2026-11-25  No facts on our disk. They are asked for again of living nodes, and nothing changes for a node before all
             that were ready have repeated theirs (5 s at most). A giver that is off is started again by `phx up`, and
             gives anew; what is in force at the others stays in force meanwhile.
