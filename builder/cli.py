@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +12,7 @@ from typer.core import TyperCommand
 from builder.terminal import Terminal, home, layers_max, library
 
 if TYPE_CHECKING:
+    from builder.choice import Chosen
     from builder.images.manifest import Manifest
     from builder.language.flat import Flat
     from builder.secrets import Secret
@@ -26,7 +26,10 @@ Set = Annotated[
 
 Recipes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="RECIPE...", help="Names under recipes/, or recipes' folders."),
+    typer.Argument(
+        metavar="RECIPE...",
+        help="Names under recipes/, or recipes' folders; RECIPE:VARIANT for one variant.",
+    ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Every recipe under recipes/.")]
 
@@ -61,23 +64,24 @@ def build(
 ) -> None:
     """Build an appliance image from a recipe; what is there already is not made again."""
     from builder import line, secrets
-    from builder.packages.lock import difference
+    from builder.choice import asked, pairs
+    from builder.packages.lock import beside, difference
 
     terminal = Terminal()
-    names = asked(recipes, all_)
+    images = asked(recipes, all_, library())
     known = secrets.read(secret or [], os.environ)
-    if all_ or len(names) > 1:
+    if all_ or len(images) > 1:
         _one_at_a_time({"--explain": explain, "--check": check})
-        _build_many(names, jobs, pairs(set_ or []), refresh, known, as_json)
+        _build_many(images, jobs, pairs(set_ or []), refresh, known, as_json)
         return
-    [recipe] = names
+    [image] = images
     shop = line.Line(home(), library(), terminal.report, layers_max(), known)
-    flat = shop.load(folder_of(recipe), pairs(set_ or []))
+    flat = shop.load(image, pairs(set_ or []))
     _asked_for(known, [flat])
-    if refresh and not (folder_of(recipe) / "recipe.lock").is_file():
+    if refresh and not beside(image.folder, flat).is_file():
         for name, was, new in difference(*shop.refresh(flat)):
             terminal.report(f"{name}: {was} -> {new}")
-    facts, origin = shop.facts(flat, folder_of(recipe))
+    facts, origin = shop.facts(flat, image.folder)
     if explain:
         rows = shop.explain(flat, facts)
         if as_json:
@@ -116,22 +120,6 @@ def build(
         terminal.say("built again in a folder of its own: every byte is the same")
 
 
-def asked(recipes: list[str] | None, all_: bool) -> list[str]:
-    """The recipes that the command line names. InputError for none, or for names beside --all."""
-    from builder.errors import InputError, Problem
-    from builder.language.chain import names_in
-
-    if all_ and recipes:
-        raise InputError(Problem("", "--all means every recipe", "leave the names out, or --all"))
-    if not all_ and not recipes:
-        hint = f"name one, as in: phx build {next(iter(names_in(library())), 'NAME')}; or --all"
-        raise InputError(Problem("", "no recipe is named", hint))
-    names = names_in(library()) if all_ else list(dict.fromkeys(recipes or []))
-    if not names:
-        raise InputError(Problem("", f"there are no recipes in {library()}"))
-    return names
-
-
 def _asked_for(secrets: Mapping[str, Secret], flats: Iterable[Flat]) -> None:
     """InputError for a secret that no step of these recipes asks for: its name may be mistyped."""
     from builder.errors import InputError, Problem, close
@@ -149,11 +137,12 @@ def _one_at_a_time(options: dict[str, bool]) -> None:
 
     wrong = [name for name, given in options.items() if given]
     if wrong:
-        raise InputError(Problem(name, "is for one recipe at a time") for name in wrong)
+        hint = "name one; of a recipe with a matrix, RECIPE:VARIANT"
+        raise InputError(Problem(name, "is for one recipe at a time", hint) for name in wrong)
 
 
 def _build_many(
-    names: list[str], jobs: int | None, given: dict[str, str], refresh: bool,
+    images: list[Chosen], jobs: int | None, given: dict[str, str], refresh: bool,
     secrets: Mapping[str, Secret], as_json: bool,
 ) -> None:  # fmt: skip
     """Build all of them, say of each how it ended, and end with 1 if any was not built."""
@@ -162,9 +151,8 @@ def _build_many(
     from builder.errors import explain
 
     terminal, board = Terminal(), Board()
-    folders = {folder_of(name).absolute().name: folder_of(name) for name in names}
     shop = line.Line(home(), library(), terminal.report, layers_max(), secrets)
-    drawn, failed = shop.draw(folders, given, refresh)
+    drawn, failed = shop.draw(images, given, refresh)
     if not failed:
         _asked_for(secrets, (flat for flat, _ in drawn.values()))
 
@@ -247,17 +235,17 @@ def lock(
 ) -> None:
     """Fix a recipe's packages to exact versions, in recipe.lock beside it; builds then take just these."""
     from builder import line
-    from builder.packages.lock import difference
+    from builder.choice import asked, pairs
+    from builder.packages.lock import beside, difference
 
     terminal = Terminal()
-    names = asked(recipes, all_)
-    shop = line.Line(home(), library(), terminal.report)
-    flats = [(folder_of(name), shop.load(folder_of(name), pairs(set_ or []))) for name in names]
+    shop, given = line.Line(home(), library(), terminal.report), pairs(set_ or [])
+    flats = [(i.folder, shop.load(i, given)) for i in asked(recipes, all_, library())]
     told = []
     for folder, flat in flats:
         old, new = shop.lock(flat, folder, update, packages or [])
         changed = difference(old, new)
-        count = sum(len(part) for part in new.packages)
+        count = sum(len(part) for part in (*new.packages, *new.wheels))
         told.append(
             {"recipe": flat.name, "packages": count, "changed": changed, "epoch": new.epoch}
         )
@@ -266,31 +254,6 @@ def lock(
         if changed and old is not None:
             terminal.table(("PACKAGE", "WAS", "IS"), changed)
         what = f"{len(changed)} changed" if old is not None else "written"
-        terminal.say(f"{folder / 'recipe.lock'}: {count} packages, {what}")
+        terminal.say(f"{beside(folder, flat)}: {count} packages, {what}")
     if as_json:
         terminal.json(told if all_ or len(told) > 1 else told[0])
-
-
-def folder_of(recipe: str) -> Path:
-    """The recipe's folder: a path when it looks like one, else a name in the library. InputError if neither."""
-    from builder.errors import InputError, Problem, close
-
-    path = Path(recipe)
-    if path.name == "recipe.yaml":
-        path = path.parent
-    if "/" in recipe or (path / "recipe.yaml").is_file():
-        return path
-    if (library() / recipe / "recipe.yaml").is_file():
-        return library() / recipe
-    names = [p.parent.name for p in library().glob("*/recipe.yaml")]
-    raise InputError(Problem("", f"no recipe '{recipe}'", close(recipe, names)))
-
-
-def pairs(texts: list[str]) -> dict[str, str]:
-    """Parameters by name, from NAME=VALUE. InputError for what is none."""
-    from builder.errors import InputError, Problem
-
-    wrong = [t for t in texts if "=" not in t]
-    if wrong:
-        raise InputError(Problem("--set", f"'{t}' is not NAME=VALUE") for t in wrong)
-    return dict(t.split("=", 1) for t in texts)

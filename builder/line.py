@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from builder import acts, assemble, plan, steps, told
 from builder.batch import Result
+from builder.choice import Chosen
 from builder.errors import InputError, PhiloxeniaError, Problem
 from builder.images import disk
 from builder.images.catalog import Catalog
@@ -54,8 +55,8 @@ class Line:
         """Where `check` builds."""
         return self.home / "check"
 
-    def load(self, folder: Path, given: Mapping[str, str]) -> Flat:
-        return recipe.load(folder, self.library, given)
+    def load(self, chosen: Chosen, given: Mapping[str, str]) -> Flat:
+        return recipe.load(chosen.folder, self.library, given, variant=chosen.variant)
 
     def _apt(self, flat: Flat) -> Apt:
         """apt over the machine's sources of the recipe's suite. Its answer to `update` is shared by all recipes."""
@@ -73,13 +74,13 @@ class Line:
     def facts(self, flat: Flat, folder: Path) -> tuple[Facts, str]:
         """The exact packages, and where they come from in words. InputError for a stale recipe.lock."""
         key = lock.key(flat)
-        beside = folder / "recipe.lock"
+        beside = lock.beside(folder, flat)
         if beside.is_file():
             known, of = lock.from_json(beside.read_text(), str(beside))
             if of != key:
                 what = "is of other packages than the recipe now asks for"
                 raise InputError(
-                    Problem(str(beside), what, f"phx lock {flat.name} --update renews it")
+                    Problem(str(beside), what, f"phx lock {flat.called} --update renews it")
                 )
             return known, f"exactly those of {beside}"
         last = "those of the last build; phx lock fixes them, phx build --refresh asks again"
@@ -117,7 +118,7 @@ class Line:
 
         names  the only packages to update, with what they need
         """
-        key, beside = lock.key(flat), folder / "recipe.lock"
+        key, beside = lock.key(flat), lock.beside(folder, flat)
         old = of = None
         if beside.is_file():
             old, of = lock.from_json(beside.read_text(), str(beside))
@@ -126,7 +127,7 @@ class Line:
         if names:
             if old is None:
                 what = f"there is no {beside} to update in part"
-                raise InputError(Problem("", what, f"phx lock {folder} writes it"))
+                raise InputError(Problem("", what, f"phx lock {flat.called} writes it"))
             with self._apt(flat).alone(self.report):
                 new = renew(flat, old, names, self._apt(flat), self._pip(flat.suite), self.report)
         else:
@@ -140,21 +141,21 @@ class Line:
         return self._answer(key), self._ask(flat, key)
 
     def draw(
-        self, folders: Mapping[str, Path], given: Mapping[str, str], refresh: bool
+        self, images: Sequence[Chosen], given: Mapping[str, str], refresh: bool
     ) -> tuple[dict[str, tuple[Flat, Facts]], list[Result]]:
         """Several recipes with their packages; and those of which nothing can come, each with its reason."""
         drawn: dict[str, tuple[Flat, Facts]] = {}
         wrong: dict[str, PhiloxeniaError] = {}
-        for name, folder in folders.items():
+        for chosen in images:
             try:
-                flat = self.load(folder, given)
-                if refresh and not (folder / "recipe.lock").is_file():
+                flat = self.load(chosen, given)
+                if refresh and not lock.beside(chosen.folder, flat).is_file():
                     self.refresh(flat)
-                found = self.facts(flat, folder)[0]
+                found = self.facts(flat, chosen.folder)[0]
                 self._demand_secrets(flat, plan.plan(flat, found))
-                drawn[name] = flat, found
+                drawn[chosen.name] = flat, found
             except PhiloxeniaError as error:
-                wrong[name] = error
+                wrong[chosen.name] = error
         return drawn, [_hopeless(name, wrong) for name in sorted(wrong)]
 
     def build(
@@ -237,7 +238,7 @@ class Line:
         lacking = [
             Problem(
                 where, f"the secret '{name}' is not given",
-                f"phx build {flat.name} --secret {name}=file:PATH, or {name}=env:VARIABLE",
+                f"phx build {flat.called} --secret {name}=file:PATH, or {name}=env:VARIABLE",
             )
             for part in flat.parts for lines in part.run for name, where in lines.secrets
             if name in needed - self.secrets.keys()

@@ -13,6 +13,7 @@ from builder.cli import All, Json, Recipes, Set
 from builder.terminal import Terminal, home, layers_max, library
 
 if TYPE_CHECKING:
+    from builder.choice import Chosen
     from builder.errors import PhiloxeniaError
     from builder.images.manifest import Manifest
     from builder.language.flat import Flat
@@ -55,7 +56,7 @@ def test(
     as_json: Json = False,
 ) -> None:
     """Test appliances as their recipes say: on the tree, then on a guest. Ends with 1 if a test failed."""
-    from builder.cli import asked, folder_of, pairs
+    from builder.choice import asked, pairs
     from builder.errors import explain
     from builder.line import Line
     from builder.testing import session
@@ -63,8 +64,8 @@ def test(
     terminal = Terminal()
     shop = Line(home(), library(), terminal.report, layers_max())
     given, done = pairs(set_ or []), []
-    for name in asked(recipes, all_):
-        done.append(_test(shop, folder_of(name), given, static_only, host))
+    for chosen in asked(recipes, all_, library()):
+        done.append(_test(shop, chosen, given, static_only, host))
     outcomes = [o for tested in done for o in tested.outcomes]
     if junit is not None:
         junit.write_text(session.junit(outcomes))
@@ -95,21 +96,21 @@ def test(
 
 
 def _test(
-    shop: Line, folder: Path, given: dict[str, str], static_only: bool, host: str | None
+    shop: Line, chosen: Chosen, given: dict[str, str], static_only: bool, host: str | None
 ) -> _Tested:
     from builder.errors import PhiloxeniaError
 
-    started, name = time.monotonic(), folder.absolute().name
+    started = time.monotonic()
     outcomes: list[Outcome] = []
     image: list[Manifest] = []
     error = None
     try:
-        flat = shop.load(folder, given)
-        _both(shop, flat, shop.facts(flat, folder)[0], static_only, host, outcomes, image)
+        flat = shop.load(chosen, given)
+        _both(shop, flat, shop.facts(flat, chosen.folder)[0], static_only, host, outcomes, image)
     except PhiloxeniaError as cause:
         error = cause
     seconds = time.monotonic() - started
-    return _Tested(name, image[0] if image else None, tuple(outcomes), seconds, error)
+    return _Tested(chosen.name, image[0] if image else None, tuple(outcomes), seconds, error)
 
 
 def _both(

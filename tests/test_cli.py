@@ -125,7 +125,7 @@ def test_a_set_without_a_value_is_2(phx, tmp_path):
     [
         (("lock", "base", "--update", "openssl", "curl"),
          "error: there is no TMP/recipes/base/recipe.lock to update in part\n"
-         "  hint: phx lock TMP/recipes/base writes it\n"),
+         "  hint: phx lock base writes it\n"),
         (("lock", "--update", "base"),
          "error: no recipe is named\n  hint: name one, as in: phx build base; or --all\n"),
         (("lock", "base", "--update", "openssl", "--all"),

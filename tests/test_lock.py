@@ -186,6 +186,16 @@ def test_the_key_is_of_what_is_asked(why, old, new, same, tmp_path):
     assert (key(tmp_path, BASE) == key(tmp_path, BASE.replace(old, new))) == same, why
 
 
+def test_each_variant_has_a_lock_of_its_own(tmp_path):
+    more = "matrix: {small: {}}\n"
+    library(tmp_path, {"base/recipe.yaml": BASE + more})
+    folder = tmp_path / "base"
+    plain, small = (recipe.load(folder, tmp_path, {}, variant=v) for v in ("", "small"))
+    assert lock.beside(folder, plain) == folder / "recipe.lock"
+    assert lock.beside(folder, small) == folder / "recipe.small.lock"
+    assert lock.key(plain) == lock.key(small)
+
+
 def test_differences_by_name():
     old = Facts(1, ((one("a"), one("b"), one("c")), ()))
     new = Facts(2, ((one("a"), one("c", "2")), (one("d"),)))

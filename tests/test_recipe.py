@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.choice import Chosen, asked
 from builder.document import Document
 from builder.errors import InputError, explain
 from builder.language import recipe
@@ -327,6 +328,60 @@ def test_the_sections_of_fragments_come_before_the_recipes_own(tmp_path):
     assert part.services.enable == ("a.service", "c.service")
     assert part.run == (Lines("a", "a", "a"), Lines("b", "o"), Lines("c", "c"))
     assert (part.recipe, part.where) == ("base", f"{tmp_path}/base/recipe.yaml")
+
+
+MATRIX = {
+    "base/recipe.yaml": ROOT + "parameters: {port: {type: integer, default: 80}}\n",
+    "web/recipe.yaml": "name: web\nversion: '1'\nsummary: a child\nfrom: base\nset: {port: 81}\n"
+    "parameters: {tls: {type: boolean, default: false}}\n"
+    "matrix:\n  plain: {}\n  tls: {tls: true, port: 443}\n"
+    "files: [{path: /etc/port, content: '{{ port }}'}, {path: /etc/tls, content: x, when: tls}]\n",
+    "leaf/recipe.yaml": "name: leaf\nversion: '1'\nsummary: a child's child\nfrom: web\n",
+}
+
+
+def test_a_variant_is_an_image_of_its_own_name_with_its_values(tmp_path):
+    library(tmp_path, MATRIX)
+
+    def found(variant, **given):
+        flat = recipe.load(tmp_path / "web", tmp_path, given, variant=variant)
+        return flat.name, flat.called, [f.data for f in flat.parts[1].files]
+
+    assert found("plain") == ("web-plain", "web:plain", [b"81"])
+    assert found("tls") == ("web-tls", "web:tls", [b"443", b"x"])
+    assert found("tls", port="8443") == ("web-tls", "web:tls", [b"8443", b"x"])
+    with pytest.raises(InputError, match="no variant 'tsl'"):
+        found("tsl")
+    leaf = load(tmp_path, "leaf")
+    assert (leaf.name, leaf.called, leaf.parts[1].files[0].data) == ("leaf", "leaf", b"81")
+
+
+def test_a_recipe_with_a_matrix_stands_for_its_variants(tmp_path):
+    library(tmp_path, MATRIX)
+    web = [Chosen(f"web-{v}", tmp_path / "web", v) for v in ("plain", "tls")]
+    base, leaf = (Chosen(n, tmp_path / n) for n in ("base", "leaf"))
+    assert asked(["web"], False, tmp_path) == web
+    assert asked(["web:tls", "base", "web"], False, tmp_path) == [web[1], base, web[0]]
+    assert asked([], True, tmp_path) == [base, leaf, *web]
+    assert asked([f"{tmp_path}/web:plain"], False, tmp_path) == web[:1]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("web:tsl", "error: the recipe web has no variant 'tsl'\n  hint: did you mean 'tls'?"),
+        (
+            "base:tls",
+            "error: the recipe base has no variant 'tls'\n  hint: it has no matrix: phx build base",
+        ),
+        ("wbe:tls", "error: no recipe 'wbe'\n  hint: did you mean 'web'?"),
+    ],
+)
+def test_a_variant_that_is_not_there_is_named(named, said, tmp_path):
+    library(tmp_path, MATRIX)
+    with pytest.raises(InputError) as caught:
+        asked([named], False, tmp_path)
+    assert explain(caught.value) == said
 
 
 def test_an_archive_leaves_nothing_in_the_image_unless_it_is_kept(tmp_path):

@@ -106,6 +106,7 @@ def test_a_schema_is_made_anew_each_time():
         ("directories: [{path: /srv/app/, mode: 0750, owner: 'app:app', when: tls}]", "a directory"),
         ("parameters: {port: {type: integer, default: 80}}", "a parameter"),
         ("max_age: 30d", "an age"),
+        ("matrix: {small: {port: 1, tls: true}, large: {}}", "variants"),
         ("pip: [requests==2.32.3, {name: gdbgui, when: debug}, {wheel: w/a-1-py3-none-any.whl}]", "Python packages"),
         ("run: [{name: a, script: b, secrets: [token]}]", "a secret"),
         ("capabilities: [ssh, {name: tls, when: tls}]", "a capability with a condition"),

@@ -159,8 +159,10 @@ def _fragment(path: Path, data: bytes) -> Source:
     return Source(document, sections, data)
 
 
-def decide(links: list[Link], given: Mapping[str, str], problems: list[Problem]) -> Decided:
-    """Default, then each recipe's `set` from root to leaf, then the command line."""
+def decide(
+    links: list[Link], given: Mapping[str, str], variant: str, problems: list[Problem]
+) -> Decided:
+    """Default, then each recipe's `set` from root to leaf, then the variant's values, then the command line."""
     known: dict[str, Parameter] = {}
     values: dict[str, Value] = {}
     declared: dict[str, str] = {}
@@ -196,6 +198,7 @@ def decide(links: list[Link], given: Mapping[str, str], problems: list[Problem])
                 values[name] = value
         declare(link.sources[-1], parents)
         seen.append(tuple(known))
+    values |= _variant(links[-1], variant, known, problems)
     for name, text in given.items():
         if name not in known:
             problems.append(Problem(f"--set {name}", "no such parameter", close(name, known)))
@@ -205,3 +208,35 @@ def decide(links: list[Link], given: Mapping[str, str], problems: list[Problem])
         except ValueError as cause:
             problems.append(Problem(f"--set {name}", str(cause)))
     return Decided(values, tuple({n: values[n] for n in names} for names in seen))
+
+
+def _variant(
+    leaf: Link, variant: str, known: Mapping[str, Parameter], problems: list[Problem]
+) -> dict[str, Value]:
+    """The values of one variant of the leaf; what is wrong in any of its variants is told."""
+    found: dict[str, Value] = {}
+    matrix, document = leaf.recipe.matrix, leaf.document
+    for n, (name, values) in enumerate(matrix.items()):
+        place: tuple[str | int, ...] = ("matrix", name)
+        called = f"{leaf.recipe.name}-{name}"
+        if len(called) > 40:
+            what = f"the image would be called {called}, which is longer than 40"
+            problems.append(document.problem(place, what, "give it a shorter name"))
+        same = [other for other in list(matrix)[:n] if matrix[other] == values]
+        if same:
+            what = f"it has the same values as {same[0]}"
+            problems.append(document.problem(place, what, "keep one of the two"))
+        for parameter, value in values.items():
+            here = (*place, parameter)
+            if parameter not in known:
+                what, hint = f"no parameter '{parameter}'", close(parameter, known)
+                problems.append(document.problem(here, what, hint))
+            elif not known[parameter].takes(value):
+                what = f"{shown(value)} is not {known[parameter].noun}"
+                problems.append(document.problem(here, what))
+            elif name == variant:
+                found[parameter] = value
+    if variant and variant not in matrix:
+        what = f"the recipe {leaf.recipe.name} has no variant '{variant}'"
+        problems.append(Problem("", what, close(variant, matrix)))
+    return found

@@ -144,6 +144,7 @@ class Flat:
     context       how its nodes join a cluster, as JSON; "" when it says nothing of that
     tests         of the whole chain: a child keeps what its parents promise
     test_cluster  the cluster file for boot tests; "" for a node of the image alone
+    variant       which of its recipe's matrix it is; ""
     """
 
     name: str
@@ -159,6 +160,13 @@ class Flat:
     context: str = ""
     tests: tuple[CheckFile, ...] = ()
     test_cluster: str = ""
+    variant: str = ""
+
+    @property
+    def called(self) -> str:
+        """As a command line calls it: RECIPE, or RECIPE:VARIANT."""
+        recipe = self.parts[-1].recipe
+        return f"{recipe}:{self.variant}" if self.variant else recipe
 
     def archives(self, parts: int | None = None) -> tuple[Archive, ...]:
         """Those of the first `parts` recipes of the chain: a child's do not count for what its parents install."""

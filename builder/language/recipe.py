@@ -36,6 +36,7 @@ def load(
     load: Load = Path.read_bytes,
     names: Callable[[Path], list[str]] = names_in,
     real: Callable[[Path], Path] = Path.resolve,
+    variant: str = "",
 ) -> Flat:
     """The recipe in `folder`, flat.
 
@@ -44,11 +45,12 @@ def load(
     load      reads one file
     names     lists the recipes of a library, for a hint
     real      resolves a folder, whose name a recipe must have
+    variant   the name of one of its matrix, or ""
     Raises InputError with every problem of every recipe in the chain.
     """
     links = chain(folder, library, load, names, real)
     problems: list[Problem] = []
-    decided = decide(links, given, problems)
+    decided = decide(links, given, variant, problems)
     digest = hashlib.sha256()
     numbers = Numbers()
     parts = []
@@ -84,12 +86,13 @@ def load(
         raise InputError(by_line(problems))
     digest.update(repr(sorted(decided.values.items())).encode())
     leaf = links[-1].recipe
+    name = f"{leaf.name}-{variant}" if variant else leaf.name
     return Flat(
-        leaf.name, leaf.version, leaf.summary, suite, kernel, size, tuple(parts),
+        name, leaf.version, leaf.summary, suite, kernel, size, tuple(parts),
         tuple(sorted(decided.values.items())), digest.hexdigest(),
         next((x.recipe.max_age for x in reversed(links) if x.recipe.max_age), None),
         merged(deployments), tuple(tests),
-        str(links[-1].folder / leaf.tests.cluster) if leaf.tests.cluster else "",
+        str(links[-1].folder / leaf.tests.cluster) if leaf.tests.cluster else "", variant,
     )  # fmt: skip
 
 

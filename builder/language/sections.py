@@ -307,6 +307,10 @@ class Head(Written):
     set: dict[str, Value] = Field(
         default_factory=dict, description="values for parameters of parents and fragments"
     )
+    matrix: dict[Name, dict[str, Value]] = Field(
+        default_factory=dict,
+        description="variants of the image, each a name and the values of parameters that make it",
+    )
 
 
 class Sections(Written):

@@ -1,6 +1,7 @@
 """A recipe's lock: the exact packages of every part, as a file that people keep beside the recipe, and its differences.
 
-    recipe.lock   JSON: {"version": 1, "key": ..., "epoch": ..., "parts": [[PACKAGE...]...]}
+    recipe.lock   of a variant: recipe.VARIANT.lock
+                  JSON: {"version": 1, "key": ..., "epoch": ..., "parts": [[PACKAGE...]...]}
                   where there are Python packages also "installer": WHEEL, "wheels": [[WHEEL...]...]
     PACKAGE       [name, version, architecture, sha256, bytes]
     WHEEL         [name, version, file name, sha256]
@@ -15,6 +16,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 from builder.errors import InputError, Problem, shown
@@ -23,6 +25,11 @@ from builder.plan import Facts
 from builder.steps import Locked, LockedWheel
 
 VERSION = 1
+
+
+def beside(folder: Path, recipe: Flat) -> Path:
+    """The file of the recipe's lock."""
+    return folder / (f"recipe.{recipe.variant}.lock" if recipe.variant else "recipe.lock")
 
 
 def key(recipe: Flat) -> str:

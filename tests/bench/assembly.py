@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from builder import acts, line, plan
+from builder.choice import Chosen
 from builder.layers import LayerStore
 from builder.steps import Bootstrap
 from builder.terminal import Terminal, home, library
@@ -30,7 +31,7 @@ def measure(terminal: Terminal) -> None:
     terminal.report("fetching packages")
     phx("build", "base")
     shop = line.Line(home(), library(), terminal.report)
-    flat = shop.load(library() / "base", {})
+    flat = shop.load(Chosen("base", library() / "base"), {})
     found, _ = shop.facts(flat, library() / "base")
     drawn = plan.plan(flat, found)
     step = drawn.steps[0]

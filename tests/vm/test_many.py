@@ -44,9 +44,23 @@ def test_all_recipes_at_once_and_what_fails_stops_its_children_only(
     lines = done.stderr.splitlines()
     assert sum("run: once" in line for line in lines) == 1, "shared layers are made once"
     assert sum("shared: layer" in line for line in lines) >= 2, "a line begins with its recipe"
+    phx = library(
+        shared=f"from: base\nsize: 512M\nrun:\n  - {{name: once, script: 'echo {stamp}; sleep 1'}}\n",
+        left="from: shared\nsize: 512M\nparameters: {way: {default: left}}\n"
+        "matrix: {far: {way: far}, near: {way: near}}\n"
+        "run:\n  - {name: same, script: 'echo left > /which'}\n"
+        "  - {name: other, script: 'echo {{ way }} > /way'}\n",
+    )
+    done = phx.run("build", "left", "-j", "1")
+    assert [row.split()[0] for row in done.stdout.splitlines()[1:]] == ["left-far", "left-near"]
+    assert done.stderr.count("run: same") == 0, "made above, for the recipe without a matrix"
+    assert done.stderr.count("run: other") == 2, "what differs is made for each"
+    assert "left-near is up to date" in phx.run("build", "left:near").stdout
+    images = {m["name"]: m["id"] for m in phx.json("image", "ls")}  # type: ignore[attr-defined]
+    assert images["left-far"] != images["left-near"]
     table = phx.run("build", "left", "shared").stdout.splitlines()
     assert table[0].split() == ["RECIPE", "IMAGE", "RESULT", "SECONDS"]
-    assert [row.split()[0] for row in table[1:]] == ["shared", "left"]
+    assert [row.split()[0] for row in table[1:]] == ["shared", "left-far", "left-near"]
 
 
 def test_ctrl_c_stops_every_build_and_leaves_the_store_clean(library: Callable[..., Phx]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder import acts, line, plan
+from builder.choice import Chosen
 from builder.layers import LayerStore
 from builder.steps import Bootstrap
 from tests.vm.conftest import REPO, Phx
@@ -35,7 +36,7 @@ EXPECTED = (
 def test_equal_to_mmdebstraps_tree(image: Phx, tmp_path: Path, name: str) -> None:
     shop = line.Line(image.home, REPO / "recipes", lambda _: None)
     folder = REPO / "recipes" / name
-    flat = shop.load(folder, {})
+    flat = shop.load(Chosen(name, folder), {})
     found, _ = shop.facts(flat, folder)
     step = plan.plan(flat, found).steps[0]
     assert isinstance(step, Bootstrap)
