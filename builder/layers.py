@@ -110,7 +110,7 @@ class LayerStore:
         """A chamber over the layers `below` (oldest first). What is not committed is removed at the end."""
         self.sweep()
         with claimed(self.tmp, "work", below) as work:
-            for name in ("tree", "work", "merged"):
+            for name in ("tree", "work", "merged", "none"):
                 (work / name).mkdir()
             yield Chamber(self.root, work, tuple(layer[:SHORT] for layer in below))
 
