@@ -97,8 +97,8 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
     def _overlay(self, bare: bool = False) -> str:
         """Shell lines that mount the merged tree; `bare` binds the empty tree itself when nothing is below.
 
-        volatile: a step's fsync waits for nothing. dpkg asks for 1,200 in a first layer (2 s on a quiet disk), and until
-        it is committed, a layer whose step did not end is removed anyway.
+        volatile: a step's fsync waits for nothing. dpkg asks for 1,200 in a first layer (2 s on a quiet disk), and what
+        they protect is thrown away unless the step ends.
         """
         if bare and not self.below:
             return f'mount --bind {shlex.quote(str(self.tree))} "$m"'
