@@ -79,9 +79,9 @@ def build(
     flat = shop.load(image, pairs(set_ or []))
     _asked_for(known, [flat])
     if refresh and not beside(image.folder, flat).is_file():
-        for name, was, new in difference(*shop.refresh(flat)):
+        for name, was, new in difference(*shop.locks.refresh(flat)):
             terminal.report(f"{name}: {was} -> {new}")
-    facts, origin = shop.facts(flat, image.folder)
+    facts, origin = shop.locks.facts(flat, image.folder)
     if explain:
         rows = shop.explain(flat, facts)
         if as_json:
@@ -243,7 +243,7 @@ def lock(
     flats = [(i.folder, shop.load(i, given)) for i in asked(recipes, all_, library())]
     told = []
     for folder, flat in flats:
-        old, new = shop.lock(flat, folder, update, packages or [])
+        old, new = shop.locks.lock(flat, folder, update, packages or [])
         changed = difference(old, new)
         count = sum(len(part) for part in (*new.packages, *new.wheels))
         told.append(

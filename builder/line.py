@@ -1,9 +1,4 @@
-"""The assembly line: recipe, lock, layers and catalog brought together. What `phx build` does, without its printing.
-
-A build takes its packages from, in this order: recipe.lock beside the recipe (the maintainer's word: taken exactly, or
-refused when it is stale), else the lock that the last build of the same questions left in the home folder, else the
-mirror, asked once. So a second build asks nobody.
-"""
+"""The assembly line: recipe, lock, layers and catalog brought together. What `phx build` does, without its printing."""
 
 from __future__ import annotations
 
@@ -25,9 +20,8 @@ from builder.images.manifest import Manifest
 from builder.language import recipe
 from builder.language.flat import Flat
 from builder.layers import LayerInfo, LayerStore
-from builder.packages import facts, lock, pip
-from builder.packages.apt import Apt
-from builder.packages.renew import renew
+from builder.packages import lock
+from builder.packages.locks import Locks
 from builder.plan import BuildPlan, Facts, Report
 from builder.rights import remove, rights
 from builder.secrets import Secret
@@ -48,7 +42,7 @@ class Line:
         self.secrets = secrets
         self.catalog = Catalog(home / "images")
         self.caches = acts.Caches(home / "packages", home / "apt", home / "logs", home / "files")
-        self._apts: dict[str, Apt] = {}
+        self.locks = Locks(home, self.caches, report)
 
     @property
     def second(self) -> Path:
@@ -57,88 +51,6 @@ class Line:
 
     def load(self, chosen: Chosen, given: Mapping[str, str]) -> Flat:
         return recipe.load(chosen.folder, self.library, given, variant=chosen.variant)
-
-    def _apt(self, flat: Flat) -> Apt:
-        """apt over the machine's sources of the recipe's suite. Its answer to `update` is shared by all recipes."""
-        if flat.suite not in self._apts:
-            self.caches.make()
-            self._apts[flat.suite] = Apt(
-                self.caches.apt, self.caches.packages, facts.sources(flat.suite),
-                self.caches.logs / "apt.log",
-            )  # fmt: skip
-        return self._apts[flat.suite]
-
-    def _pip(self, suite: str) -> pip.Pip:
-        return pip.Pip(suite, self.caches.files, self.caches.logs / "pip.log")
-
-    def facts(self, flat: Flat, folder: Path) -> tuple[Facts, str]:
-        """The exact packages, and where they come from in words. InputError for a stale recipe.lock."""
-        key = lock.key(flat)
-        beside = lock.beside(folder, flat)
-        if beside.is_file():
-            known, of = lock.from_json(beside.read_text(), str(beside))
-            if of != key:
-                what = "is of other packages than the recipe now asks for"
-                raise InputError(
-                    Problem(str(beside), what, f"phx lock {flat.called} --update renews it")
-                )
-            return known, f"exactly those of {beside}"
-        last = "those of the last build; phx lock fixes them, phx build --refresh asks again"
-        if answer := self._answer(key):
-            return answer, last
-        with self._apt(flat).alone(self.report):
-            # Another build may have asked the same while we waited.
-            if answer := self._answer(key):
-                return answer, last
-            return self._resolve(flat, key), "asked of the mirror now"
-
-    def _answer(self, key: str) -> Facts | None:
-        """What the mirror said last time."""
-        kept = self._kept(key)
-        return lock.from_json(kept.read_text(), str(kept))[0] if kept.is_file() else None
-
-    def _kept(self, key: str) -> Path:
-        return self.home / "locks" / f"{key[:20]}.lock"
-
-    def _ask(self, flat: Flat, key: str) -> Facts:
-        with self._apt(flat).alone(self.report):
-            return self._resolve(flat, key)
-
-    def _resolve(self, flat: Flat, key: str) -> Facts:
-        found = facts.resolve(flat, self._apt(flat), self.report)
-        installer, wheels = pip.resolve(flat, self._pip(flat.suite), self.report)
-        found = replace(found, installer=installer, wheels=wheels)
-        told.write(self._kept(key), lock.to_json(found, key))
-        return found
-
-    def lock(
-        self, flat: Flat, folder: Path, update: bool, names: Sequence[str] = ()
-    ) -> tuple[Facts | None, Facts]:
-        """Write recipe.lock; (what it was, what it is). It stays as it is unless `update` or the recipe asks anew.
-
-        names  the only packages to update, with what they need
-        """
-        key, beside = lock.key(flat), lock.beside(folder, flat)
-        old = of = None
-        if beside.is_file():
-            old, of = lock.from_json(beside.read_text(), str(beside))
-        if old is not None and of == key and not update:
-            return old, old
-        if names:
-            if old is None:
-                what = f"there is no {beside} to update in part"
-                raise InputError(Problem("", what, f"phx lock {flat.called} writes it"))
-            with self._apt(flat).alone(self.report):
-                new = renew(flat, old, names, self._apt(flat), self._pip(flat.suite), self.report)
-        else:
-            new = self._ask(flat, key)
-        told.write(beside, lock.to_json(new, key))
-        return old, new
-
-    def refresh(self, flat: Flat) -> tuple[Facts | None, Facts]:
-        """Ask the mirror again for an unlocked recipe; (what the last build took, what the next will)."""
-        key = lock.key(flat)
-        return self._answer(key), self._ask(flat, key)
 
     def draw(
         self, images: Sequence[Chosen], given: Mapping[str, str], refresh: bool
@@ -150,8 +62,8 @@ class Line:
             try:
                 flat = self.load(chosen, given)
                 if refresh and not lock.beside(chosen.folder, flat).is_file():
-                    self.refresh(flat)
-                found = self.facts(flat, chosen.folder)[0]
+                    self.locks.refresh(flat)
+                found = self.locks.facts(flat, chosen.folder)[0]
                 self._demand_secrets(flat, plan.plan(flat, found))
                 drawn[chosen.name] = flat, found
             except PhiloxeniaError as error:
@@ -208,8 +120,8 @@ class Line:
         self._demand_secrets(flat, drawn, store)
         with store.using(drawn.layers()):
             yield assemble.assemble(
-                drawn, store, self.caches, self._apt(flat).over(flat.archives()),
-                self._pip(flat.suite),
+                drawn, store, self.caches, self.locks.apt(flat).over(flat.archives()),
+                self.locks.pip(flat.suite),
                 self.report, self.secrets,
             )  # fmt: skip
 

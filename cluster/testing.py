@@ -106,7 +106,9 @@ def _test(
     error = None
     try:
         flat = shop.load(chosen, given)
-        _both(shop, flat, shop.facts(flat, chosen.folder)[0], static_only, host, outcomes, image)
+        _both(
+            shop, flat, shop.locks.facts(flat, chosen.folder)[0], static_only, host, outcomes, image
+        )
     except PhiloxeniaError as cause:
         error = cause
     seconds = time.monotonic() - started

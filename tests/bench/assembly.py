@@ -32,7 +32,7 @@ def measure(terminal: Terminal) -> None:
     phx("build", "base")
     shop = line.Line(home(), library(), terminal.report)
     flat = shop.load(Chosen("base", library() / "base"), {})
-    found, _ = shop.facts(flat, library() / "base")
+    found, _ = shop.locks.facts(flat, library() / "base")
     drawn = plan.plan(flat, found)
     step = drawn.steps[0]
     assert isinstance(step, Bootstrap)

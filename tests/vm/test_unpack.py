@@ -37,7 +37,7 @@ def test_equal_to_mmdebstraps_tree(image: Phx, tmp_path: Path, name: str) -> Non
     shop = line.Line(image.home, REPO / "recipes", lambda _: None)
     folder = REPO / "recipes" / name
     flat = shop.load(Chosen(name, folder), {})
-    found, _ = shop.facts(flat, folder)
+    found, _ = shop.locks.facts(flat, folder)
     step = plan.plan(flat, found).steps[0]
     assert isinstance(step, Bootstrap)
     store = LayerStore(tmp_path / "layers")
