@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from builder.document import Written
-from builder.language.kinds import FactName, Inside, Many, Mode, Name, Owner, Target
+from builder.language.kinds import FactName, Inside, Many, Mode, Owner, RoleName, Target
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Of = Literal["one", "all", "quorum"] | Annotated[int, Field(ge=1, le=10000)]
@@ -37,7 +37,7 @@ class Provide(Written):
     secret: bool = Field(
         False, description="its value is never shown, and kept no longer than it is needed"
     )
-    to: Many[Name] = Field(
+    to: Many[RoleName] = Field(
         (), description="the roles that may read it; else every role that requires it"
     )
     early: bool = Field(
@@ -77,7 +77,7 @@ class Require(Written):
     stage: Literal["booted", "contextualized", "healthy"] | None = Field(
         None, description="a stage that nodes of the role in 'from' have reached"
     )
-    from_: Name | None = Field(
+    from_: RoleName | None = Field(
         None,
         alias="from",
         description="the role; needed for a stage, else any role that provides it",
@@ -151,7 +151,7 @@ class Deployment(Written):
     requires: Many[Require] = Field((), description="what a node waits for")
     files: Many[ContextFile] = Field((), description="files that deployment completes")
     healthy: Many[Probe] = Field((), description="what must hold for a node to be healthy")
-    sees: Many[Name] | None = Field(
+    sees: Many[RoleName] | None = Field(
         None,
         description="roles whose nodes it knows by name; else all. A change of others leaves it alone",
     )

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from builder.document import Document, Place
-from builder.language.context import ContextFile, Deployment, Provide
+from builder.language.context import ContextFile, Deployment, Provide, Require
+from builder.language.kinds import name_of
 from builder.language.scope import Scope
 
 Fetch = Callable[[Document, Place, str], bytes]
@@ -28,13 +29,28 @@ def told(
         places = (((*at, key, n), item) for n, item in enumerate(items))
         return [(place, item) for place, item in places if scope.holds(item.when, place)]
 
+    def role(text: str, place: Place) -> str:
+        rendered = scope.render(text, place)
+        try:
+            return name_of(rendered) if rendered else ""
+        except ValueError as cause:
+            scope.wrong(place, *str(cause).split("; ", 1))
+            return ""
+
+    def roles(texts: Iterable[str], place: Place) -> list[str]:
+        return [role(text, (*place, n)) for n, text in enumerate(texts)]
+
+    def required(place: Place, r: Require) -> dict[str, Any]:
+        whose = role(r.from_, (*place, "from")) if r.from_ else ""
+        more = (("fact", r.fact), ("stage", r.stage), ("from", whose))
+        return {"before": r.before, "of": r.of} | {k: v for k, v in more if v}
+
     found: dict[str, Any] = {
-        "provides": [_provide(p) for _, p in kept("provides", section.provides)],
-        "requires": [
-            {"before": r.before, "of": r.of}
-            | {k: v for k, v in (("fact", r.fact), ("stage", r.stage), ("from", r.from_)) if v}
-            for _, r in kept("requires", section.requires)
+        "provides": [
+            _provide(p, roles(p.to, (*place, "to")))
+            for place, p in kept("provides", section.provides)
         ],
+        "requires": [required(place, r) for place, r in kept("requires", section.requires)],
         "files": [
             _file(f, scope.document, place, fetch) for place, f in kept("files", section.files)
         ],
@@ -44,14 +60,14 @@ def told(
         ],
     }
     if section.sees is not None:
-        found["sees"] = list(section.sees)
+        found["sees"] = roles(section.sees, (*at, "sees"))
     return {key: value for key, value in found.items() if value or key == "sees"}
 
 
-def _provide(p: Provide) -> dict[str, Any]:
+def _provide(p: Provide, to: list[str]) -> dict[str, Any]:
     ways = (("file", p.file), ("command", p.command), ("tcp", p.tcp), ("probe", p.probe))
     how, what = next((way for way in ways if way[1] is not None), ("hook", ""))
-    more = {"secret": p.secret, "early": p.early, "to": list(p.to)}
+    more = {"secret": p.secret, "early": p.early, "to": to}
     return {"name": p.name, "how": how, "what": what} | {k: v for k, v in more.items() if v}
 
 

@@ -158,6 +158,10 @@ def _sha256(text: str) -> str:
     return text if "{{" in text else plain_sha256(text)
 
 
+def _role(text: str) -> str:
+    return text if "{{" in text else name_of(text)
+
+
 def plain_sha256(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise ValueError(
@@ -199,6 +203,8 @@ def _text(pattern: str) -> WithJsonSchema:
 
 
 Name = Annotated[str, AfterValidator(name_of), _text("[a-z][a-z0-9-]{0,39}")]
+RoleName = Annotated[str, AfterValidator(_role), _text(r"([a-z][a-z0-9-]{0,39}|.*\{\{.*)")]
+"""A role of the cluster file, or a template that gives one."""
 FactName = Annotated[str, AfterValidator(_fact), _text("[a-z][a-z0-9_]{0,39}")]
 ParameterName = Annotated[str, AfterValidator(_parameter), _text("[a-z][a-z0-9_]{0,39}")]
 Package = Annotated[str, AfterValidator(_package)]
