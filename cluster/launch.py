@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import fcntl
 import ipaddress
+import json
 import os
 import secrets
 import shutil
@@ -162,6 +163,7 @@ def draft(
         host=host.name,
         generation=generation,
         context=fingerprint,
+        images=json.dumps({name: images[role.image].id for name, role in spec.roles.items()}),
     )
     actions = compare(plan, seen[host.name], anew)
     before = row.generation if row else 0
@@ -306,16 +308,25 @@ def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Re
     return _bring(site, spec, document, host_name, (), permitted, report)
 
 
-def kept(site: Site, cluster: str) -> tuple[ClusterSpec, Document]:
-    """The cluster's file as it was last brought up. InputError if there is no such cluster."""
+def kept(site: Site, cluster: str, now: Document | None = None) -> tuple[ClusterSpec, Document]:
+    """The cluster's file as it was last brought up, or another in its place, with the images that its nodes have: that
+    there is a newer image of the same name concerns `phx up` alone. InputError if there is no such cluster.
+    """
     row = site.ledger.cluster(cluster)
-    return specs.checked(parse(row.spec, f"the file of cluster {cluster}"))
+    before, document = specs.checked(parse(row.spec, f"the file of cluster {cluster}"))
+    spec, document = specs.checked(now) if now else (before, document)
+    images = json.loads(row.images)
+    roles = dict(spec.roles)
+    for name in roles.keys() & before.roles.keys() & images.keys():
+        if roles[name].image == before.roles[name].image:
+            roles[name] = roles[name].model_copy(update={"image": images[name]})
+    return spec.model_copy(update={"roles": roles}), document
 
 
 def scale(site: Site, cluster: str, counts: Mapping[str, int], report: Report) -> Draft:
     """Bring roles of a running cluster to other counts. The last nodes of a role leave, no other is replaced."""
-    spec, document = kept(site, cluster)
-    spec, document = specs.checked(specs.scaled(document, counts))
+    _, document = kept(site, cluster)
+    spec, document = kept(site, cluster, specs.scaled(document, counts))
     return _bring(site, spec, document, None, (), _nothing_replaced, report)
 
 
@@ -327,10 +338,10 @@ def renew(site: Site, cluster: str, nodes: Collection[str], report: Report) -> D
 
 def recontext(site: Site, cluster: str, file: Path | None, report: Report) -> Draft:
     """Bring changed data, templates and keys to the running nodes; nothing else may have changed in the file."""
-    spec, document = specs.load(file) if file else kept(site, cluster)
-    if spec.cluster != cluster:
-        raise InputError(Problem(str(file), f"is of cluster {spec.cluster}, not {cluster}"))
-    site.ledger.cluster(cluster)
+    now = specs.load(file)[1] if file else None
+    if now and now.data["cluster"] != cluster:
+        raise InputError(Problem(str(file), f"is of cluster {now.data['cluster']}, not {cluster}"))
+    spec, document = kept(site, cluster, now)
 
     def permitted(drawn: Draft) -> None:
         if drawn.changes:
@@ -450,7 +461,6 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
     listened = due | heard
     if not listened:
         return
-    failed = {name for name in due - touched if rows[name].stage == "failed"}
     watched, told = [], []
     for n in drawn.plan.nodes:
         if n.name in listened:
@@ -466,9 +476,10 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
             told.append(row)
     site.ledger.tell(*told)
     least = {name: role.least for name, role in spec.roles.items()}
+    # A failure that a machine of before reports is of before, whether the ledger heard of it or not.
     coordinator = Coordinator(
-        drawn.plan.documents, drawn.plan.exchange(least), {w.row.name for w in watched}, failed,
-        heard | {name for name in due - touched if rows[name].stage == "healthy"},
+        drawn.plan.documents, drawn.plan.exchange(least), {w.row.name for w in watched},
+        due - touched, heard | {name for name in due - touched if rows[name].stage == "healthy"},
     )  # fmt: skip
 
     def tell(changed: Sequence[NodeRow]) -> None:

@@ -56,6 +56,7 @@ _clusters = Table(
     Column("created", String, nullable=False),
     Column("generation", Integer, nullable=False, server_default="0"),
     Column("context", String, nullable=False, server_default=""),
+    Column("images", String, nullable=False, server_default="{}"),
 )  # fmt: skip
 _nodes = Table(
     "node", _tables,
@@ -78,7 +79,7 @@ _events = Table(
     Column("what", String, nullable=False),
 )  # fmt: skip
 _schema = Table("schema", _tables, Column("version", Integer, primary_key=True))
-VERSION = 2
+VERSION = 3
 _UPGRADES = {
     # Tables that are missing altogether are made before this runs.
     1: (
@@ -86,6 +87,7 @@ _UPGRADES = {
         "ALTER TABLE cluster ADD COLUMN context VARCHAR NOT NULL DEFAULT ''",
         "ALTER TABLE node ADD COLUMN context VARCHAR NOT NULL DEFAULT ''",
     ),
+    2: ("ALTER TABLE cluster ADD COLUMN images VARCHAR NOT NULL DEFAULT '{}'",),
 }
 """Version -> what makes the next one of it."""
 
@@ -97,6 +99,7 @@ class ClusterRow:
     spec        its file as one text, every file that it names in its place
     created     UTC
     generation  how often its context was another; `context` is the digest of the newest
+    images      role -> id of the image that its nodes have, as JSON
     """
 
     name: str
@@ -107,6 +110,7 @@ class ClusterRow:
     created: str
     generation: int = 0
     context: str = ""
+    images: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +262,8 @@ class Ledger:
                 )
                 sql.execute(
                     update(_clusters).where(_clusters.c.name == row.name)
-                    .values(spec=row.spec, host=row.host, generation=row.generation, context=row.context)
+                    .values(spec=row.spec, host=row.host, generation=row.generation, context=row.context,
+                            images=row.images)
                 )  # fmt: skip
             have = set(
                 sql.execute(select(_nodes.c.name).where(_nodes.c.cluster == row.name)).scalars()

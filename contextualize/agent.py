@@ -818,7 +818,7 @@ class Node:
         kept = {"node": self.seed["node"], "cluster": self.seed["cluster"], "context": document}
         write(KEPT, json.dumps(kept), 0o600)
         gone = {f["path"] for f in old["files"]} - {f["path"] for f in document["files"]}
-        for path in gone if self.joined else ():
+        for path in gone:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         self.ran = []
@@ -943,13 +943,15 @@ class Node:
             self.channel.report("left", hooks=self.ran, message=cause.message, tail=cause.tail)
 
     def attempt(self, document: dict[str, Any]) -> None:
-        """`take`, with every failure reported."""
+        """`take`, with every failure reported. A node that failed joins anew with its next context."""
         try:
             self.take(document)
+            return
         except Failed as cause:
             self.failed(cause.message, cause.tail)
         except Exception as cause:  # whatever it was, our side must hear of it
             self.failed(f"{type(cause).__name__}: {cause}")
+        self.joined = False
 
     def failed(self, message: str, tail: str = "") -> None:
         self.channel.report(

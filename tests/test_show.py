@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,26 @@ def test_a_known_cluster_keeps_its_network_secret_and_host(site, tmp_path):
     assert moved == (
         "error: FILE:2: host: the cluster is on host 'lab' and does not move to 'other'\n  hint: phx down demo first"
     )
+
+
+def test_a_newer_image_concerns_up_and_nobody_else(site):
+    """`phx scale` and `recontext` plan with the images that the nodes have."""
+    first = draft(site, DEMO)
+    site.ledger.open_cluster(first.row, [])
+    newer = replace(IMAGE, id="9" * 64, built="2031-01-01T00:00:00+00:00")
+
+    def make(folder):
+        (folder / "manifest.json").write_text(newer.to_json())
+        return newer
+
+    site.catalog.add(make)
+    assert {n.machine.image for n in draft(site, DEMO).plan.nodes} == {newer.id}
+    cluster = first.spec.cluster
+    for now in (None, spec.load(DEMO)[1]):
+        parsed, document = launch.kept(site, cluster, now)
+        kept = launch.draft(site, parsed, document, None)
+        assert {n.machine.image for n in kept.plan.nodes} == {IMAGE.id}
+    other = spec.load(DEMO)[1]
+    other.data["roles"]["worker"]["image"] = "worker:latest"
+    parsed, _ = launch.kept(site, cluster, other)
+    assert parsed.roles["worker"].image == "worker:latest", "another name is another wish"
