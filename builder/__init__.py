@@ -25,6 +25,8 @@ Decisions:
             layers of root and of a user hold other numbers for the same owner.
 2026-11-24  Layers are a cache with a size limit. What images were made from goes last, but goes: an image stands alone.
 2026-11-24  A layer's digest is noted when it is committed (0.5 s for base), so that fsck can tell what rotted.
+2026-11-25  A read-only root is a recipe's choice, not an export's: the initrd must mount it. What changes lies on a
+            partition of its own rather than behind the filesystem, as a loop device would be needed to mount that.
 2026-11-24  ext4 is written by us. mke2fs takes files in the order in which a folder lists them and stamps the clock, so
             the tree had to be copied to a tmpfs (all of it in memory) and the inodes mended: 2 s more for a change,
             and other bytes with another e2fsprogs.

@@ -10,7 +10,7 @@ from typing import Any
 
 from builder.errors import InputError, Problem
 from builder.language.flat import Flat, Part
-from builder.language.sections import Kernel
+from builder.language.sections import EXT4, Kernel, Root
 from builder.steps import (
     Accounts,
     Bootstrap,
@@ -50,10 +50,18 @@ class Output:
     size: int
     kernel: Kernel
     epoch: int
-    rev: int = 5
+    rev: int = 6
+    root: Root = EXT4
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What the initrd loads: the recipe's drivers, and what a read-only root is mounted with."""
+        more = () if self.root.format == "ext4" else (self.root.format, "overlay")
+        return (*self.kernel.modules, *more)
 
     def told(self) -> dict[str, Any]:
-        return {
+        root = {} if self.root.format == "ext4" else {"root": self.root.model_dump()}
+        return root | {
             "size": self.size, "package": self.kernel.package, "modules": list(self.kernel.modules),
             "cmdline": self.kernel.cmdline, "epoch": self.epoch, "rev": self.rev,
         }  # fmt: skip
@@ -100,6 +108,22 @@ class BuildPlan:
         text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def cmdline(self) -> str:
+        """The recipe's kernel parameters, and how the initrd finds a read-only root and the place for its changes."""
+        words = [self.output.kernel.cmdline]
+        if self.output.root.format != "ext4":
+            words.append(f"rootfstype={self.output.root.format}")
+        if self.output.root.changes == "disk":
+            root, changes = (f"PARTLABEL={label(part, self.id)}" for part in ("root", "changes"))
+            words += [f"root={root}", f"phx.changes={changes}"]
+        return " ".join(filter(None, words))
+
+
+def label(part: str, plan: str) -> str:
+    """A partition's: another image's disk beside it must not be taken for it."""
+    return f"{part}-{plan[:12]}"
+
 
 def plan(recipe: Flat, facts: Facts) -> BuildPlan:
     """Steps of every part from root to leaf, then the seal. Empty sections make no step.
@@ -123,7 +147,7 @@ def plan(recipe: Flat, facts: Facts) -> BuildPlan:
     steps.append(Seal())
     return BuildPlan(
         recipe.name, recipe.version, recipe.summary, recipe.digest, recipe.parameters,
-        tuple(steps), Output(recipe.size, recipe.kernel, facts.epoch),
+        tuple(steps), Output(recipe.size, recipe.kernel, facts.epoch, root=recipe.root),
         recipe.capabilities, recipe.max_age, recipe.context,
     )  # fmt: skip
 

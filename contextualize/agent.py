@@ -205,19 +205,50 @@ def identify(seed: dict[str, Any]) -> None:
 
 
 def grow_root() -> None:
-    """Let an ext root filesystem fill its disk or partition; one of the same size costs one look."""
-    with open("/proc/mounts") as mounts:
-        device, kind = next(((w[0], w[2]) for w in map(str.split, mounts) if w[1] == "/"), ("", ""))
-    known = os.path.exists(f"/sys/class/block/{os.path.basename(device)}")
-    if not (device.startswith("/dev/") and kind.startswith("ext") and known):
+    """Let an ext root filesystem fill its disk, or where root is read only the one that takes its changes; first its
+    partition, when that is the last of its disk. What is full already costs one look.
+    """
+    with open("/proc/mounts") as file:
+        mounts = {words[1]: (words[0], words[2]) for words in map(str.split, file)}
+    point = "/" if mounts["/"][1] != "overlay" else "/run/overlay/changes"
+    device, kind = mounts.get(point, ("", ""))
+    at = f"/sys/class/block/{os.path.basename(device)}"
+    if not (device.startswith("/dev/") and kind.startswith("ext") and os.path.exists(at)):
         return
-    with open(f"/sys/class/block/{os.path.basename(device)}/size") as file:
-        disk = int(file.read()) * 512
-    root = os.statvfs("/")
-    if root.f_blocks * root.f_frsize < disk * 0.9:
-        subprocess.run(
-            ["resize2fs", device], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    if os.path.exists(f"{at}/partition") and shutil.which("sfdisk"):
+        top = os.path.dirname(os.path.realpath(at))
+        start = sectors(f"{at}/start")
+        last = all(
+            sectors(f"{top}/{n}/start") <= start
+            for n in os.listdir(top)
+            if os.path.exists(f"{top}/{n}/start")
         )
+        behind = sectors(f"{top}/size") - start - sectors(f"{at}/size")
+        if last and behind > 4096:  # more than the copy of the table
+            number, name = str(sectors(f"{at}/partition")), f"/dev/{os.path.basename(top)}"
+            quiet("sfdisk", "--no-reread", "--no-tell-kernel", "-N", number, name, text=", +\n")
+            quiet("partx", "--update", "--nr", number, name)
+    root = os.statvfs(point)
+    if root.f_blocks * root.f_frsize < sectors(f"{at}/size") * 512 * 0.9:
+        quiet("resize2fs", device)
+
+
+def sectors(path: str) -> int:
+    """The number that a file of sysfs holds."""
+    with open(path) as file:
+        return int(file.read())
+
+
+def quiet(*argv: str, text: str = "") -> None:
+    """Run a program whose words nobody reads."""
+    subprocess.run(
+        argv,
+        input=text,
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def notify(text: str) -> None:
@@ -1002,6 +1033,9 @@ class Node:
 def main() -> None:
     os.umask(0o022)
     os.makedirs(RUN, mode=0o755, exist_ok=True)
+    # A machine of nobody's cluster grows too; a node tries again where it can report what failed.
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        grow_root()
     seed = read_seed(time.monotonic() + 60)
     if seed.get("version") != VERSION:
         raise SystemExit(

@@ -7,7 +7,9 @@ import json
 import uuid
 
 from builder.images.formats.archives import layout
+from builder.images.formats.bootable import config, first_sector, linked_core
 from builder.images.formats.containers import SECTOR, descriptor, footer
+from builder.images.formats.partitions import BIOS, LINUX, MIB, Partition, starts, table
 from tests.invented import IMAGE
 
 SOME = uuid.UUID("12345678-1234-5678-1234-567812345678")
@@ -55,3 +57,31 @@ def test_a_container_image_names_its_parts_by_their_digests() -> None:
 
 def _blob(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
+
+
+def test_the_first_sector_loads_the_core_and_keeps_the_table() -> None:
+    table, boot = bytes(440) + b"T" * 72, bytes(range(256)) * 2
+    made = first_sector(table, boot, 2048)
+    assert len(made) == SECTOR and made[440:] == table[440:]
+    assert made[0x5C:0x64] == (2048).to_bytes(8, "little")
+    assert made[:0x5C] == boot[:0x5C]
+    core = bytes(1024)
+    assert linked_core(core, 2048)[500:508] == (2049).to_bytes(8, "little")
+    assert len(linked_core(core, 2048)) == len(core)
+
+
+def test_partitions_stand_one_after_the_other_with_names_that_follow_from_the_image() -> None:
+    parts = [Partition(14, "bios", BIOS, MIB, None), Partition(1, "root", LINUX, 3 * MIB, None)]
+    assert starts(parts) == [MIB, 2 * MIB]
+    assert table(parts, SOME) == table(parts, SOME)
+    assert "1 : start=4096, size=6144, type=4F68BCE3" in table(parts, SOME)
+    assert 'name="root"' in table(parts, SOME)
+
+
+def test_grub_boots_the_one_entry_at_once() -> None:
+    text = config(IMAGE)
+    assert "set timeout=0" in text and 'menuentry "worker 1.0" {' in text
+    assert (
+        "linux /vmlinuz root=PARTLABEL=root-2e2e2e2e2e2e rw console=tty0 console=ttyS0 net.ifnames=0"
+        in text
+    )

@@ -135,7 +135,7 @@ def test_what_an_initrd_holds():
     assert {n: c for n, (_, c) in found.items() if n.endswith(".ko")} == {
         f"modules/{n}": c for n, c in MODULES.items()
     }
-    assert {"bin", "dev", "modules", "proc", "root"} == {
+    assert {"bin", "dev", "modules", "proc", "root", "run", "sys"} == {
         n for n, (mode, _) in found.items() if mode == "0o40755"
     }
 

@@ -14,7 +14,7 @@ from builder.errors import InputError, explain
 from builder.language import recipe
 from builder.language.accounts import Account
 from builder.language.flat import Placed, PlacedDirectory
-from builder.language.sections import Kernel
+from builder.language.sections import Kernel, Root
 from builder.plan import Facts, Output, plan
 from builder.steps import (
     Accounts,
@@ -405,3 +405,19 @@ def test_a_new_revision_is_told():
         changed(before, told(Seal()))
         == f"phx makes it in another way (revision {Seal.rev - 1} -> {Seal.rev})"
     )
+
+
+def test_a_read_only_root_has_its_drivers_and_parameters():
+    plain = drawn()
+    assert plain.output.modules == plain.output.kernel.modules
+    assert plain.cmdline == plain.output.kernel.cmdline
+    memory, disk = (
+        replace(plain, output=replace(plain.output, root=Root(format="squashfs", changes=to)))
+        for to in ("memory", "disk")
+    )
+    assert memory.output.modules[-2:] == ("squashfs", "overlay")
+    assert memory.cmdline.endswith(" rootfstype=squashfs") and "root=" not in memory.cmdline
+    assert disk.cmdline.endswith(
+        f" root=PARTLABEL=root-{disk.id[:12]} phx.changes=PARTLABEL=changes-{disk.id[:12]}"
+    )
+    assert len({plain.id, memory.id, disk.id}) == 3

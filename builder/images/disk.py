@@ -1,8 +1,8 @@
-"""The finished tree turned into what boots: an ext4 image, its kernel and its initrd, digested and described.
+"""The finished tree turned into what boots: a disk, its kernel and its initrd, digested and described.
 
 Bit for bit the same from the same plan: names are sorted, no file is younger than the plan's epoch, UUID and hash seed
-come from the plan's id, and the filesystem is written by us (builder/images/ext4). The tree is read once and the
-image is written once, digested on the way; neither is ever in memory.
+come from the plan's id, and ext4 is written by us (builder/images/ext4). The tree is read once and the image is written
+once, digested on the way; neither is ever in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import uuid
 from pathlib import Path
 
 from builder.errors import CommandFailed, WorkFailed
-from builder.images import initrd, manifest
+from builder.images import initrd, manifest, root
 from builder.images.manifest import Manifest, WheelFact
 from builder.images.sbom import inventory, provenance
 from builder.layers import LayerStore
@@ -34,7 +34,7 @@ cp bin/busybox {parts}/busybox || {{ echo "the tree has no busybox: install busy
 [ -z "{modules}" ] || (cd lib/modules/{version} && cp --parents -t {parts} {modules})
 cd /
 {python} -P -m builder.images.sbom.look "$m" > {parts}/inventory & looking=$!
-{python} -P -m builder.images.mkext4 "$m" {disk} {size} {seed} {epoch}
+{write}
 wait $looking
 """
 """What an image takes from the merged tree."""
@@ -60,22 +60,22 @@ def make(
         ).text
         dep_text, builtin, agent, packages = listing.split("==\n")
         version, _, dep = dep_text.partition("\n")
-        order = initrd.load_order(plan.output.kernel.modules, dep, builtin)
+        order = initrd.load_order(plan.output.modules, dep, builtin)
         parts = chamber.work / "parts"
         parts.mkdir()
         report(f"image {plan.name}: filesystem")
-        epoch = plan.output.epoch
         try:
             digest = chamber.outside(
                 _FILES.format(
                     version=version, modules=" ".join(shlex.quote(p) for p in order),
                     parts=shlex.quote(str(parts)), python=shlex.quote(sys.executable),
-                    disk=shlex.quote(str(into / "disk.raw")), size=plan.output.size, seed=seed(plan.id), epoch=epoch,
+                    write=root.command(plan.output, seed(plan.id), parts, into / "disk.raw"),
                 ),
                 timeout=TIMEOUT,
             ).text.strip()  # fmt: skip
         except CommandFailed as cause:
             raise _failed(plan, cause) from cause
+        root.finish(plan, seed(plan.id), parts, into / "disk.raw")
         files = {Path(p).name: (parts / p).read_bytes() for p in order}
         packed = initrd.pack((parts / "busybox").read_bytes(), files, [Path(p).name for p in order])
         (into / "initrd").write_bytes(packed)
@@ -84,16 +84,16 @@ def make(
     for name in FILES:
         (into / name).chmod(0o444)
     digests = {name: sha256_of(into / name) for name in FILES[1:]}
-    digests["disk.raw"] = digest
+    digests["disk.raw"] = digest or sha256_of(into / "disk.raw")
     told = provenance.statement(plan, digests, provenance.host())
     (into / provenance.FILE).write_text(told)
     papers = {name: sha256_of(into / name) for name in (inventory.FILE, provenance.FILE)}
     installed = manifest.parse_packages(packages)
     made = Manifest(
         id=manifest.identity(digests), name=plan.name, version=plan.version, summary=plan.summary,
-        size=plan.output.size, stored=(into / "disk.raw").stat().st_blocks * 512, kernel=version,
-        cmdline=plan.output.kernel.cmdline, digests=tuple(sorted(digests.items())),
-        packages=installed, plan=plan.id, epoch=epoch,
+        size=(into / "disk.raw").stat().st_size, stored=(into / "disk.raw").stat().st_blocks * 512, kernel=version,
+        cmdline=plan.cmdline, digests=tuple(sorted(digests.items())),
+        packages=installed, plan=plan.id, epoch=plan.output.epoch,
         recipe_digest=plan.recipe_digest, parameters=plan.parameters, layers=layers,
         built=now.isoformat(timespec="seconds"), capabilities=plan.capabilities,
         wheels=tuple(WheelFact(w.name, w.version, w.sha256) for w in plan.wheels()),

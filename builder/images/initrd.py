@@ -21,23 +21,57 @@ INIT = f"""#!/bin/busybox sh
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
 $bb mount -t proc proc /proc
-root=/dev/vda; init=/sbin/init
+root=/dev/vda; init=/sbin/init; kind=ext4; changes=
 for word in $($bb cat /proc/cmdline); do
     case $word in
         root=*) root=${{word#root=}} ;;
+        rootfstype=*) kind=${{word#rootfstype=}} ;;
+        phx.changes=*) changes=${{word#phx.changes=}} ;;
         init=*) init=${{word#init=}} ;;
         phx.probe) echo "{PROBE}"; $bb poweroff -f ;;
     esac
 done
 for m in $($bb cat /modules/order); do $bb insmod /modules/$m 2>/dev/null; done
-n=0
-while [ ! -b "$root" ] && [ $n -lt {ROOT_WAIT * 20} ]; do $bb usleep 50000; n=$((n+1)); done
-if ! $bb mount -t ext4 -o rw,noatime,noinit_itable "$root" /root; then
-    echo "philoxenia: cannot mount root $root; block devices seen:"
+fail() {{
+    echo "philoxenia: cannot mount $1; block devices seen:"
     $bb cat /proc/partitions
     $bb sleep 1
     $bb poweroff -f
-fi
+}}
+# The device of a path, or of PARTLABEL=name (its disk has another name on another machine), once it is there.
+find() {{
+    found=$1; n=0
+    while [ $n -lt {ROOT_WAIT * 20} ]; do
+        case $1 in
+            PARTLABEL=*) for at in /sys/class/block/*/uevent; do
+                if $bb grep -qx "PARTNAME=${{1#PARTLABEL=}}" "$at"; then at=${{at%/uevent}}; found=/dev/${{at##*/}}; fi
+            done ;;
+        esac
+        if [ -b "$found" ]; then return; fi
+        $bb usleep 50000; n=$((n+1))
+    done
+}}
+case "$root $changes" in *PARTLABEL=*) $bb mount -t sysfs sys /sys ;; esac
+find "$root"
+case $kind in
+    squashfs|erofs)
+        # Read only, under an overlay: what changes is in memory, or on a partition of its own.
+        $bb mount -t tmpfs -o mode=755 run /run
+        $bb mkdir -p /run/overlay/fixed /run/overlay/changes
+        $bb mount -t "$kind" -o ro "$found" /run/overlay/fixed || fail "root $root"
+        case $changes in
+            ""|memory) $bb mount -t tmpfs -o mode=755 changes /run/overlay/changes ;;
+            *) find "$changes"; $bb mount -t ext4 -o rw,noatime,noinit_itable "$found" /run/overlay/changes ;;
+        esac || fail "changes $changes"
+        $bb mkdir -p /run/overlay/changes/upper /run/overlay/changes/work
+        at=/run/overlay
+        $bb mount -t overlay -o lowerdir=$at/fixed,upperdir=$at/changes/upper,workdir=$at/changes/work overlay /root ||
+            fail "an overlay over $root"
+        $bb mount --move /run /root/run ;;
+    ext4) $bb mount -t ext4 -o rw,noatime,noinit_itable "$found" /root || fail "root $root" ;;
+    *) $bb mount -t "$kind" -o rw,noatime "$found" /root || fail "root $root" ;;
+esac
+case "$root $changes" in *PARTLABEL=*) $bb umount /sys ;; esac
 $bb mount --move /dev /root/dev
 $bb umount /proc
 exec $bb switch_root /root "$init"
@@ -78,7 +112,9 @@ def _module(path: str) -> str:
 def pack(busybox: bytes, modules: Mapping[str, bytes], order: Sequence[str]) -> bytes:
     """The initrd's bytes. `modules` maps file name to content; `order` lists the names to load."""
     listed = "".join(f"{name}\n" for name in order).encode()
-    folders = [(name, 0o40755, b"") for name in ("bin", "dev", "modules", "proc", "root")]
+    folders = [
+        (name, 0o40755, b"") for name in ("bin", "dev", "modules", "proc", "root", "run", "sys")
+    ]
     files = [
         ("bin/busybox", 0o100755, busybox),
         ("init", 0o100755, INIT.encode()),

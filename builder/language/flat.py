@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from builder.language.accounts import Account
 from builder.language.kinds import Value
-from builder.language.sections import Kernel
+from builder.language.sections import EXT4, Kernel, Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,7 @@ class Flat:
     tests: tuple[CheckFile, ...] = ()
     test_cluster: str = ""
     variant: str = ""
+    root: Root = EXT4
 
     @property
     def called(self) -> str:

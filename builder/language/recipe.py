@@ -24,7 +24,7 @@ from builder.language.deployment import merged, told
 from builder.language.flat import CheckFile, Flat
 from builder.language.part import Fetch, part_of
 from builder.language.scope import Scope
-from builder.language.sections import Kernel
+from builder.language.sections import EXT4, Kernel
 
 ROOT_SUITES = ("bookworm",)
 
@@ -93,6 +93,7 @@ def load(
         next((x.recipe.max_age for x in reversed(links) if x.recipe.max_age), None),
         merged(deployments), tuple(tests),
         str(links[-1].folder / leaf.tests.cluster) if leaf.tests.cluster else "", variant,
+        next((x.recipe.root for x in reversed(links) if x.recipe.root), EXT4),
     )  # fmt: skip
 
 

@@ -293,6 +293,27 @@ class Checks(Written):
     )
 
 
+class Root(Written):
+    """The root filesystem's kind."""
+
+    format: Literal["ext4", "squashfs", "erofs"] = Field(
+        "ext4", description="squashfs and erofs are read only, with an overlay for what changes"
+    )
+    changes: Literal["memory", "disk"] = Field(
+        "memory",
+        description="where changes of a read-only root go: memory, or the rest of the disk",
+    )
+
+    @model_validator(mode="after")
+    def _read_only(self) -> Root:
+        if self.format == "ext4" and self.changes == "disk":
+            raise ValueError("'changes' is for a read-only root; write format: squashfs or erofs")
+        return self
+
+
+EXT4 = Root()
+
+
 class Head(Written):
     """Which recipe it is, and what it stands on."""
 
@@ -352,6 +373,7 @@ class Recipe(Sections, Head):
         None, description="kernel and drivers; a child's replaces its parent's"
     )
     size: Size | None = Field(None, description="size of the root filesystem, as in 1G")
+    root: Root | None = Field(None, description="the root filesystem's kind, at first ext4")
     max_age: Seconds | None = Field(
         None, description="how old its packages may get before the image is called aged, as in 30d"
     )

@@ -16,6 +16,13 @@ def export(
     form: Annotated[
         str, typer.Option("--format", help="raw, qcow2, vmdk, vhd; tar, oci, squashfs or erofs.")
     ] = "qcow2",
+    bootable: Annotated[
+        bool,
+        typer.Option(
+            "--bootable",
+            help="A partitioned disk with GRUB (BIOS and UEFI), not a bare filesystem.",
+        ),
+    ] = False,
 ) -> None:
     """Write an image's root filesystem in another format; the same bytes each time."""
     from builder.images.catalog import Catalog
@@ -24,7 +31,6 @@ def export(
 
     catalog = Catalog(home() / "images")
     found = catalog.get(name)
-    export(found, catalog.folder(found), LayerStore(home() / "layers"), form, file)
-    Terminal().say(
-        f"{found.name} {found.short} is {file}, {file.stat().st_size >> 20} MiB as {form}"
-    )
+    export(found, catalog.folder(found), LayerStore(home() / "layers"), form, file, bootable)
+    what = f"{file.stat().st_size >> 20} MiB as {form}" + (", boots itself" if bootable else "")
+    Terminal().say(f"{found.name} {found.short} is {file}, {what}")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Literal, assert_never, cast, get_args
 
 from builder.chamber import Chamber
 from builder.errors import InputError, Problem, close
 from builder.images.disk import seed
-from builder.images.formats import archives, containers, filesystems
+from builder.images.formats import archives, bootable, containers, filesystems
 from builder.images.manifest import Manifest
 from builder.layers import LayerStore
 
+TIMEOUT = 1800.0
 Container = Literal["raw", "qcow2", "vmdk", "vhd"]
 """Hold a disk."""
 OfTree = Literal["tar", "oci", "squashfs", "erofs"]
@@ -23,11 +25,14 @@ REFUSED = {
 """Formats that people ask for, and why there is none."""
 
 
-def export(image: Manifest, folder: Path, store: LayerStore, form: str, into: Path) -> None:
+def export(
+    image: Manifest, folder: Path, store: LayerStore, form: str, into: Path, boots: bool = False
+) -> None:
     """Write the image's root filesystem to the file `into`.
 
     folder  the image's folder in the catalog
     store   the layers, which all but containers are made from
+    boots   write a partitioned disk that boots itself instead; containers only
     Raises InputError for an unknown format, a file that is there already, layers that are gone; WorkFailed,
     EnvironmentLacks for a program that is missing.
     """
@@ -40,6 +45,9 @@ def export(image: Manifest, folder: Path, store: LayerStore, form: str, into: Pa
         )
     if form not in known:
         raise InputError(Problem("--format", f"unknown format '{form}'", close(form, known)))
+    if boots and form not in get_args(Container):
+        hint = f"with --bootable: {', '.join(get_args(Container))}"
+        raise InputError(Problem("--bootable", f"{form} holds no disk", hint))
     if into.exists():
         raise InputError(Problem("", f"{into} is there already", "name another file, or remove it"))
     if not into.parent.is_dir():
@@ -47,12 +55,27 @@ def export(image: Manifest, folder: Path, store: LayerStore, form: str, into: Pa
     aside = into.with_name(f".{into.name}.new").absolute()
     try:
         if form in get_args(Container):
-            containers.convert(folder / "disk.raw", form, aside, seed(image.plan), image.epoch)
+            _from_disk(image, folder, cast(Container, form), aside, boots)
         else:
             _from_tree(image, store, cast(OfTree, form), aside)
         aside.replace(into)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _from_disk(image: Manifest, folder: Path, form: Container, aside: Path, boots: bool) -> None:
+    disk, identity = folder / "disk.raw", seed(image.plan)
+    if not boots:
+        containers.convert(disk, form, aside, identity, image.epoch)
+    elif form == "raw":
+        bootable.disk(image, folder, aside)
+    else:
+        disk = aside.with_name(f"{aside.name}.disk")
+        try:
+            bootable.disk(image, folder, disk)
+            containers.convert(disk, form, aside, uuid.uuid5(identity, "boots"), image.epoch)
+        finally:
+            disk.unlink(missing_ok=True)
 
 
 def _from_tree(image: Manifest, store: LayerStore, form: OfTree, aside: Path) -> None:
@@ -73,8 +96,9 @@ def _write(image: Manifest, chamber: Chamber, form: OfTree, aside: Path) -> None
         case "oci":
             archives.oci(chamber, image, aside)
         case "squashfs":
-            filesystems.squashfs(chamber, image.epoch, aside)
+            chamber.outside(filesystems.squashfs_command(image.epoch, aside), timeout=TIMEOUT)
         case "erofs":
-            filesystems.erofs(chamber, image.epoch, seed(image.plan), aside)
+            command = filesystems.erofs_command(image.epoch, seed(image.plan), aside)
+            chamber.outside(command, timeout=TIMEOUT)
         case _:
             assert_never(form)

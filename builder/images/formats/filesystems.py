@@ -10,27 +10,23 @@ import shlex
 import uuid
 from pathlib import Path
 
-from builder.chamber import Chamber
-from builder.images.formats.archives import TIMEOUT
 from builder.run import program
 
 
-def squashfs(chamber: Chamber, epoch: int, into: Path) -> None:
-    """zstd at a level that takes 3 s for base. No time in it is after the epoch, which the environment tells it."""
+def squashfs_command(epoch: int, into: Path) -> str:
+    """For a shell: the tree `$m` with zstd, at a level that takes 3 s for base; no time in it is after the epoch."""
     make = program("mksquashfs", "squashfs-tools")
-    chamber.outside(
-        f'{make} "$m" {shlex.quote(str(into))} -noappend -no-progress -quiet '
-        "-comp zstd -Xcompression-level 6 -b 256K",
-        timeout=TIMEOUT, epoch=epoch,
-    )  # fmt: skip
+    return (
+        f'SOURCE_DATE_EPOCH={epoch} {make} "$m" {shlex.quote(str(into))} -noappend -no-progress '
+        "-quiet -comp zstd -Xcompression-level 6 -b 256K"
+    )
 
 
-def erofs(chamber: Chamber, epoch: int, identity: uuid.UUID, into: Path) -> None:
-    """Every time in it is the epoch: Debian 12's mkfs.erofs can keep all times or none."""
+def erofs_command(epoch: int, identity: uuid.UUID, into: Path) -> str:
+    """For a shell: the tree `$m` with lz4. Every time in it is the epoch: Debian 12's program keeps all or none."""
     make = program("mkfs.erofs", "erofs-utils")
-    # Without the epoch in the environment it prefers the one that it is given.
-    chamber.outside(
-        f"unset SOURCE_DATE_EPOCH; {make} --quiet -zlz4hc -T{epoch} -U{identity} "
-        f'{shlex.quote(str(into))} "$m"',
-        timeout=TIMEOUT,
+    # An epoch in the environment would count more than the one that it is given.
+    return (
+        f"env -u SOURCE_DATE_EPOCH {make} --quiet -zlz4hc -T{epoch} -U{identity} "
+        f'{shlex.quote(str(into))} "$m"'
     )
