@@ -50,8 +50,11 @@ def lab(tmp_path, monkeypatch, request):
 
 
 def gate(lab, node, name):
-    """Its hook waits until the gate is opened."""
-    lab.hook(node, f"while [ ! -e {lab.folder}/{name} ]; do sleep 0.02; done", name="05-gate")
+    """Its hook waits until the gate is opened. It ends by itself: a hook outlives the agent that is killed."""
+    wait = (
+        f"for _ in $(seq 1500); do [ -e {lab.folder}/{name} ] && exit 0; sleep 0.02; done; exit 1"
+    )
+    lab.hook(node, wait, name="05-gate")
 
 
 def ran(lab, node):
