@@ -276,9 +276,17 @@ class Lab:
         for process in (*self.agents.values(), *self.sites):
             process.kill()
             process.join(5)
+        self._end_hooks()
         for port in self.ports.values():
             port.unplug()
         self.ledger.close()
+
+    def _end_hooks(self) -> None:
+        """A hook is in a session of its own and outlives an agent that was killed."""
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if str(self.folder).encode() in (entry / "cmdline").read_bytes():
+                    os.killpg(int(entry.name), signal.SIGKILL)
 
 
 def until(true: Callable[[], Any], patience: float = 10.0, what: Callable[[], Any] = str) -> None:
