@@ -5,24 +5,21 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import assert_never
 
-from builder import downloads, placing
+from builder import placing
 from builder.chamber import Chamber
 from builder.language.flat import Placed
-from builder.packages.archive import archive
-from builder.packages.pip import requirements
 from builder.plan import Report
+from builder.provisions import Caches, at_hand, offer
 from builder.secrets import Secret
 from builder.steps import (
     Accounts,
     Bootstrap,
     Install,
-    Locked,
     Pip,
     Script,
     Seal,
@@ -53,20 +50,6 @@ find /boot -maxdepth 1 -name 'initrd.img*' -delete
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Caches:
-    """Folders that outlive builds: fetched packages, apt's own state, logs, other fetched files by their sha256."""
-
-    packages: Path
-    apt: Path
-    logs: Path
-    files: Path
-
-    def make(self) -> None:
-        for folder in (self.packages, self.apt, self.logs, self.files):
-            folder.mkdir(parents=True, exist_ok=True)
-
-
 def execute(
     step: Step,
     chamber: Chamber,
@@ -84,19 +67,18 @@ def execute(
         case Bootstrap():
             _bootstrap(step, chamber, caches, log, report)
         case Install():
-            offered = _offer(step.locked, "locked", chamber, caches)
             chamber.inside(
                 _APT.format(
                     names=" ".join(f"{p.name}={p.version}" for p in step.locked),
                     lean=" ".join(f"-o 'Dpkg::Options::=--{option}'" for option in LEAN),
                 ),
-                timeout=STEP_TIMEOUT, binds=[(offered, "/run/packages")], log=log, epoch=epoch,
+                timeout=STEP_TIMEOUT, binds=at_hand(step, chamber, caches), log=log, epoch=epoch,
                 on_line=_apt_progress(report),
             )  # fmt: skip
         case Pip():
             chamber.inside(
                 _PIP.format(installer=step.installer.file), log=log, epoch=epoch,
-                binds=[(_offer_wheels(step, chamber, caches), "/run/wheels")], timeout=STEP_TIMEOUT,
+                binds=at_hand(step, chamber, caches), timeout=STEP_TIMEOUT,
             )  # fmt: skip
         case Accounts():
             chamber.inside(_accounts(step), timeout=STEP_TIMEOUT, log=log, epoch=epoch)
@@ -112,11 +94,8 @@ def execute(
             # Only directories that the recipe names are in the tar: what is there already gets their owner and mode.
             untar = "tar -x -p -C / --delay-directory-restore --keep-directory-symlink"
             placed = [f for f in step.files if isinstance(f, Placed)]
-            if not step.fetched():
-                binds, script = [], f"umask 022; exec {untar}"
-            else:
-                placing.offer(step.fetched(), caches.files, chamber.work / "files")
-                binds = [(chamber.work / "files", "/run/files")]
+            binds, script = at_hand(step, chamber, caches), f"umask 022; exec {untar}"
+            if step.fetched():
                 script = f"umask 022; {untar}\n" + placing.copies(step.fetched(), epoch)
             chamber.inside(
                 known + script, binds=binds, stdin=placing.tar_of(placed, epoch, step.directories),
@@ -161,14 +140,6 @@ apt-get -q -y --no-install-recommends -o Dpkg::Options::=--force-confold {lean} 
 """
 
 
-def _offer(packages: Sequence[Locked], suite: str, chamber: Chamber, caches: Caches) -> Path:
-    """A folder with an archive of exactly these packages, gone with the chamber."""
-    folder = chamber.work / "packages"
-    folder.mkdir()
-    archive(packages, suite, caches.packages, folder)
-    return folder
-
-
 _PIP = """
 command -v python3 >/dev/null || {{ echo "no python3 in the image: name the package python3" >&2; exit 1; }}
 # The pip that is locked runs from its wheel. In the order of the lock, with the epoch that the step has: compiled files
@@ -178,18 +149,6 @@ exec python3 -m pip --isolated --disable-pip-version-check --no-input --no-cache
     --no-index --find-links /run/wheels --require-hashes --no-deps --ignore-installed \
     --break-system-packages --root-user-action=ignore --requirement /run/wheels/requirements.txt
 """
-
-
-def _offer_wheels(step: Pip, chamber: Chamber, caches: Caches) -> Path:
-    """A folder with exactly the locked wheels and the pip that installs them, gone with the chamber."""
-    folder = chamber.work / "wheels"
-    folder.mkdir()
-    for wheel in step.local:
-        (folder / wheel.file).write_bytes(wheel.data)
-    for locked in step.fetched():
-        downloads.offer(caches.files, locked.sha256, folder / locked.file)
-    (folder / "requirements.txt").write_text(requirements(step.locked))
-    return folder
 
 
 _CONFIGURE = r"""
@@ -223,7 +182,7 @@ def _bootstrap(
     step: Bootstrap, chamber: Chamber, caches: Caches, log: Path, report: Report
 ) -> None:
     """Unpack side by side, configure once. `oracle` makes the same tree as mmdebstrap does."""
-    offered = shlex.quote(str(_offer(step.locked, step.suite, chamber, caches)))
+    offered = shlex.quote(str(offer(step.locked, step.suite, chamber, caches)))
     lean = " ".join(shlex.quote(rule) for rule in LEAN)
     python = shlex.quote(sys.executable)
     chamber.outside(
@@ -240,7 +199,7 @@ def _bootstrap(
 
 def oracle(step: Bootstrap, chamber: Chamber, caches: Caches, log: Path) -> None:
     """The step's tree as mmdebstrap makes it: slower, and what ours is measured against."""
-    offered = _offer(step.locked, step.suite, chamber, caches)
+    offered = offer(step.locked, step.suite, chamber, caches)
     names = ",".join(f"{p.name}={p.version}" for p in step.locked)
     dpkg = " ".join(f"--dpkgopt='{option}'" for option in LEAN)
     chamber.outside(

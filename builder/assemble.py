@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from builder import downloads
-from builder.acts import Caches, execute
+from builder import downloads, shell
+from builder.acts import execute
 from builder.chamber import Chamber
 from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.layers import LayerInfo, LayerStore, holding
 from builder.packages import pip as wheels
 from builder.packages.apt import Apt
 from builder.plan import BuildPlan, Report
+from builder.provisions import Caches
 from builder.secrets import SURE, Secret, lines_of
-from builder.steps import Bootstrap, Install, Pip, Script, Write
+from builder.steps import Bootstrap, Install, Pip, Script, Step, Write
 
 
 def assemble(
@@ -30,12 +31,14 @@ def assemble(
     pip: wheels.Pip,
     report: Report,
     secrets: Mapping[str, Secret] = MappingProxyType({}),
+    visit: bool = False,
 ) -> tuple[str, ...]:
     """Make the plan's missing layers; all layer ids, oldest first.
 
     apt      fetches the packages of missing layers that are not in the cache yet
     pip      fetches their wheels
     secrets  those that steps of missing layers name
+    visit    whether a shell is opened where a step failed, before that is raised
 
     Raises WorkFailed naming the step; the layers before it are kept and the next run goes on there.
     """
@@ -56,26 +59,40 @@ def assemble(
                 continue
             report(title)
             started = time.monotonic()
-            if isinstance(step, Bootstrap | Install):
-                apt.fetch(step.locked, report)
-            if isinstance(step, Pip):
-                pip.fetch(step.fetched(), report)
-            if isinstance(step, Write):
-                for file in step.fetched():
-                    downloads.fetch(file.url, file.sha256, caches.files, file.where, report)
+            fetch(step, caches, apt, pip, report)
             with store.begin(ids[:n]) as chamber:
                 try:
                     execute(step, chamber, caches, log, plan.output.epoch, report, secrets)
                     if isinstance(step, Script):
                         _keeps(chamber, {name: secrets[name] for name in step.secrets})
                 except (CommandFailed, TimedOut, Leak) as cause:
-                    raise _failed(
-                        f"step {n + 1}/{len(ids)} failed: {step.title()}", cause, log
-                    ) from cause
+                    failed = f"step {n + 1}/{len(ids)} failed: {step.title()}"
+                    if visit:
+                        report(f"{failed}\n{_told(cause)}\n{VISIT}")
+                        shell.enter(step, chamber, caches, secrets, plan.output.epoch)
+                    raise _failed(failed, cause, log) from cause
                 seconds = round(time.monotonic() - started, 2)
                 parent = ids[n - 1] if n else ""
                 store.commit(chamber, LayerInfo(layer, parent, step.kind, step.title(), seconds))
     return ids
+
+
+def fetch(step: Step, caches: Caches, apt: Apt, pip: wheels.Pip, report: Report) -> None:
+    """Have all that the step needs from elsewhere in the caches."""
+    if isinstance(step, Bootstrap | Install):
+        apt.fetch(step.locked, report)
+    if isinstance(step, Pip):
+        pip.fetch(step.fetched(), report)
+    if isinstance(step, Write):
+        for file in step.fetched():
+            downloads.fetch(file.url, file.sha256, caches.files, file.where, report)
+
+
+VISIT = "a shell in the tree of the step, as its user; its end discards what was done in it"
+
+
+def _told(cause: WorkFailed) -> str:
+    return "\n".join(f"  {line}" for line in cause.what.splitlines())
 
 
 class Leak(WorkFailed):
@@ -100,4 +117,5 @@ def _failed(what: str, cause: CommandFailed | TimedOut | Leak, log: Path) -> Wor
     said = cause.tail if isinstance(cause, CommandFailed) else ""
     if "No space left on device" in said:
         return WorkFailed(what, "the disk is full; make room, or name another folder with PHX_HOME")
-    return WorkFailed(what, f"everything it said is in {log}; finished layers are kept")
+    hint = "finished layers are kept; the same command with --shell opens a shell where it failed"
+    return WorkFailed(what, f"everything it said is in {log}; {hint}")

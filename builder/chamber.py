@@ -6,6 +6,7 @@ inside a user namespace (builder/rights.py).
 
 from __future__ import annotations
 
+import os
 import shlex
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from builder.errors import CommandFailed
 from builder.rights import rights
-from builder.run import Done, program, run
+from builder.run import Done, attached, program, run
 from builder.secrets import Secret
 
 _FURNISH = """\
@@ -62,6 +63,36 @@ class Chamber:
         mask   secrets that must not be seen in anything that it says
         There is no network but a dead loopback: what a step needs is in the tree or bound into it.
         """
+        setup = self._inside(binds, "")
+        return self._run(setup, script, stdin, timeout, log, on_line, epoch, mask)
+
+    def attend(
+        self,
+        script: str,
+        *,
+        files: bytes = b"",
+        binds: Sequence[tuple[Path, str]] = (),
+        epoch: int = 0,
+    ) -> int:
+        """Run `sh -eu` as root in the merged tree with our own input and output; its exit status.
+
+        files  a tar that is unpacked in the tree first; it comes by a descriptor of its own
+        """
+        fds: tuple[int, ...] = ()
+        if files:
+            fd = os.memfd_create("files")
+            os.write(fd, files)
+            os.lseek(fd, 0, os.SEEK_SET)
+            script, fds = f"umask 022; tar -x -p -C / <&{fd}; exec {fd}<&-\n{script}", (fd,)
+        env = {name: os.environ[name] for name in ("TERM", "COLORTERM") if name in os.environ}
+        setup = self._inside(binds, 'TERM="${TERM:-dumb}"')
+        try:
+            return attached(self._argv(setup), env=env | _environment(script, epoch), pass_fds=fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _inside(self, binds: Sequence[tuple[Path, str]], more: str) -> str:
         merged = shlex.quote(str(self.work / "merged"))
         extra = "".join(
             f'mkdir -p "$m{inner}"; mount --bind {shlex.quote(str(outer))} "$m{inner}"\n'
@@ -70,16 +101,15 @@ class Chamber:
             for outer, inner in binds
         )
         # The script goes in the environment so that standard input stays free for the step's data.
-        setup = f"""set -eu
+        return f"""set -eu
 m={merged}
 {self._overlay()}
 {_FURNISH}
 {extra}
-exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 {more} \
   DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true TMPDIR=/tmp SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
   sh -euc "$PHX_SCRIPT"
 """
-        return self._run(setup, script, stdin, timeout, log, on_line, epoch, mask)
 
     def outside(
         self, script: str, *, timeout: float, log: Path | None = None, epoch: int = 0,
@@ -119,19 +149,7 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
         log: Path | None, on_line: Callable[[str], None] | None, epoch: int,
         mask: Sequence[Secret] = (),
     ) -> Done:  # fmt: skip
-        argv = [
-            program("unshare", "util-linux"),
-            *rights().prefix,
-            "--mount",
-            "--pid",
-            "--ipc",
-            "--uts",
-            "--fork",
-        ]
-        # The caller's umask must not show in the layer.
-        argv += ["--kill-child", "--mount-proc", "--net", "sh", "-c", f"umask 022\n{setup}"]
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PHX_SCRIPT": script, "LC_ALL": "C.UTF-8"}
-        env["SOURCE_DATE_EPOCH"] = str(epoch)
+        argv, env = self._argv(setup), _environment(script, epoch)
         try:
             return run(
                 argv, timeout=timeout, stdin=stdin, env=env, log=log, on_line=on_line, mask=mask
@@ -139,3 +157,25 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
         except CommandFailed as cause:
             # The program the user knows is the script, not unshare.
             raise CommandFailed(["sh"], cause.status, cause.tail) from None
+
+    def _argv(self, setup: str) -> list[str]:
+        apart = (
+            "--mount",
+            "--pid",
+            "--ipc",
+            "--uts",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--net",
+        )
+        # The caller's umask must not show in the layer.
+        script = f"umask 022\n{setup}"
+        return [program("unshare", "util-linux"), *rights().prefix, *apart, "sh", "-c", script]
+
+
+def _environment(script: str, epoch: int) -> dict[str, str]:
+    path = "/usr/sbin:/usr/bin:/sbin:/bin"
+    return {
+        "PATH": path, "PHX_SCRIPT": script, "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": str(epoch),
+    }  # fmt: skip

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from builder.terminal import Terminal, home, layers_max, library
 
@@ -60,6 +59,14 @@ def build(
             help="A secret that a run step asks for; it is never kept.",
         ),
     ] = None,
+    shell: Annotated[
+        bool,
+        typer.Option(
+            "--shell",
+            help="Open a shell where a step fails; --shell=N in the tree that step N finds, instead of a build.",
+        ),
+    ] = False,
+    shell_at: Annotated[int, typer.Option("--shell-at", hidden=True, metavar="N")] = 0,
     as_json: Json = False,
 ) -> None:
     """Build an appliance image from a recipe; what is there already is not made again."""
@@ -71,11 +78,12 @@ def build(
     images = asked(recipes, all_, library())
     known = secrets.read(secret or [], os.environ)
     if all_ or len(images) > 1:
-        _one_at_a_time({"--explain": explain, "--check": check})
+        single = {"--explain": explain, "--check": check, "--shell": shell or bool(shell_at)}
+        _one_at_a_time(single)
         _build_many(images, jobs, pairs(set_ or []), refresh, known, as_json)
         return
     [image] = images
-    shop = line.Line(home(), library(), terminal.report, layers_max(), known)
+    shop = line.Line(home(), library(), terminal.report, layers_max(), known, shell)
     flat = shop.load(image, pairs(set_ or []))
     _asked_for(known, [flat])
     if refresh and not beside(image.folder, flat).is_file():
@@ -95,6 +103,9 @@ def build(
             )
             terminal.say(f"packages: {origin}")
         return
+    if shell_at:
+        terminal.clear()
+        raise typer.Exit(shop.enter(flat, facts, shell_at))
     made, fresh = shop.build(flat, facts)
     if as_json:
         terminal.json({"id": made.id, "name": made.name, "plan": made.plan, "built": fresh})
@@ -200,21 +211,6 @@ def _build_many(
         )  # fmt: skip
     if not all(r.image for r in results):
         raise typer.Exit(1)
-
-
-class LockCommand(TyperCommand):
-    """What stands after --update, up to the next option, are packages: click's options take no lists."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if "--update" in args:
-            at = args.index("--update") + 1
-            end = next((n for n in range(at, len(args)) if args[n].startswith("-")), len(args))
-            names = [word for name in args[at:end] for word in ("--package", name)]
-            args = [*args[:at], *names, *args[end:]]
-        return super().parse_args(ctx, args)
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [*super().collect_usage_pieces(ctx), "[--update [PACKAGE]...]"]
 
 
 def lock(

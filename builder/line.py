@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from builder import acts, assemble, plan, steps, told
+from builder import assemble, plan, shell, steps, told
 from builder.batch import Result
 from builder.choice import Chosen
 from builder.errors import InputError, PhiloxeniaError, Problem
@@ -23,6 +23,7 @@ from builder.layers import LayerInfo, LayerStore
 from builder.packages import lock
 from builder.packages.locks import Locks
 from builder.plan import BuildPlan, Facts, Report
+from builder.provisions import Caches
 from builder.rights import remove, rights
 from builder.secrets import Secret
 from builder.testing import gate, static
@@ -35,13 +36,16 @@ class Line:
 
     def __init__(
         self, home: Path, library: Path, report: Report, layers_max: int | None = None,
-        secrets: Mapping[str, Secret] = MappingProxyType({}),
+        secrets: Mapping[str, Secret] = MappingProxyType({}), visit: bool = False,
     ) -> None:  # fmt: skip
-        """layers_max  bytes that layers may take after a build; None: no limit"""
+        """layers_max  bytes that layers may take after a build; None: no limit
+
+        visit  whether a shell is opened where a step failed
+        """
         self.home, self.library, self.report, self.layers_max = home, library, report, layers_max
-        self.secrets = secrets
+        self.secrets, self.visit = secrets, visit
         self.catalog = Catalog(home / "images")
-        self.caches = acts.Caches(home / "packages", home / "apt", home / "logs", home / "files")
+        self.caches = Caches(home / "packages", home / "apt", home / "logs", home / "files")
         self.locks = Locks(home, self.caches, report)
 
     @property
@@ -122,8 +126,25 @@ class Line:
             yield assemble.assemble(
                 drawn, store, self.caches, self.locks.apt(flat).over(flat.archives()),
                 self.locks.pip(flat.suite),
-                self.report, self.secrets,
+                self.report, self.secrets, self.visit,
             )  # fmt: skip
+
+    def enter(self, flat: Flat, found: Facts, number: int) -> int:
+        """A shell in the tree that step `number` (from 1) finds, with what it is given; the shell's exit status."""
+        drawn = plan.plan(flat, found)
+        if not 1 < number <= len(drawn.steps):
+            what = f"{number} is no step with a tree to enter"
+            hint = f"phx build {flat.called} --explain lists them: 2 to {len(drawn.steps)}"
+            raise InputError(Problem("--shell", what, hint))
+        store, step = LayerStore(self.home / "layers"), drawn.steps[number - 1]
+        below = replace(drawn, steps=drawn.steps[: number - 1])
+        if isinstance(step, steps.Script):
+            self._demand_secrets(flat, replace(drawn, steps=drawn.steps[:number]), store)
+        with self._layered(flat, below, store) as layers, store.begin(layers) as chamber:
+            assemble.fetch(step, self.caches, self.locks.apt(flat).over(flat.archives()),
+                           self.locks.pip(flat.suite), self.report)  # fmt: skip
+            self.report(f"before step {number} {step.title()}: {assemble.VISIT}")
+            return shell.enter(step, chamber, self.caches, self.secrets, drawn.output.epoch)
 
     def test(self, flat: Flat, found: Facts) -> Outcome:
         """What the recipe's static tests say of its layers, which are made where they are missing."""

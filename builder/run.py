@@ -204,10 +204,19 @@ def start_detached(
     return process.pid
 
 
-def attached(argv: Sequence[str]) -> int:
-    """Run a program with our own input and output, to its end; its exit status."""
+def attached(
+    argv: Sequence[str], env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
+) -> int:
+    """Run a program with our own input and output, to its end; its exit status. Ctrl-C is the program's."""
     sys.stdout.flush()
-    return subprocess.run(list(argv), check=False).returncode
+    sys.stderr.flush()
+    before = signal.getsignal(signal.SIGINT)
+    # A handler, not SIG_IGN: the program would inherit that.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.run(list(argv), check=False, env=env, pass_fds=pass_fds).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def lives(pid: int) -> bool:

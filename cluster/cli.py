@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from builder import cli as builder_cli
+from builder import grammar
 from builder.cli import Json
 from builder.images.cli import image
 from builder.terminal import Terminal, home
@@ -25,8 +26,8 @@ app = typer.Typer(
     help="Philoxenia: recipes become appliance images, images become clusters that know themselves.",
 )  # fmt: skip
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
-app.command("build")(builder_cli.build)
-app.command("lock", cls=builder_cli.LockCommand)(builder_cli.lock)
+app.command("build", cls=grammar.BuildCommand)(builder_cli.build)
+app.command("lock", cls=grammar.LockCommand)(builder_cli.lock)
 app.command("test")(testing.test)
 app.command("scale")(membership.scale)
 app.command("replace")(membership.replace)

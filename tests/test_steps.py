@@ -22,6 +22,7 @@ from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.language.accounts import Account
 from builder.language.flat import Fetched, LocalWheel, Placed, PlacedDirectory
 from builder.packages.archive import file_name
+from builder.provisions import Caches
 from builder.run import Done
 from builder.secrets import Secret
 from builder.steps import (
@@ -139,7 +140,7 @@ EPOCH = 1_750_000_000
 
 def act(step: Step, folder: Path) -> Recorder:
     chamber = Recorder(folder)
-    caches = acts.Caches(folder / "packages", folder / "apt", folder / "logs", folder / "files")
+    caches = Caches(folder / "packages", folder / "apt", folder / "logs", folder / "files")
     caches.make()
     (caches.files / FETCHED).write_bytes(BYTES)
     for package in getattr(step, "locked", ()) if not isinstance(step, Pip) else ():
@@ -189,9 +190,7 @@ def test_a_package_that_is_not_what_its_lock_says_is_not_installed(tmp_path):
     step = SAMPLES["install"]
     wrong = Install(step.packages, (step.locked[0], replace(step.locked[1], sha256="0" * 64)))
     chamber = Recorder(tmp_path)
-    caches = acts.Caches(
-        tmp_path / "packages", tmp_path / "apt", tmp_path / "logs", tmp_path / "files"
-    )
+    caches = Caches(tmp_path / "packages", tmp_path / "apt", tmp_path / "logs", tmp_path / "files")
     caches.make()
     for package in step.locked:
         (caches.packages / file_name(package)).write_bytes(deb(package.name, package.version))
@@ -264,12 +263,14 @@ def test_secrets_reach_a_script_as_files_of_its_user_and_nothing_else_of_it(user
         (
             "a script of the user's",
             CommandFailed(["sh"], 127, "sh: 3: nginx: not found"),
-            "everything it said is in LOG; finished layers are kept",
+            "everything it said is in LOG; finished layers are kept; "
+            "the same command with --shell opens a shell where it failed",
         ),
         (
             "it took too long",
             TimedOut("sh did not end in time"),
-            "everything it said is in LOG; finished layers are kept",
+            "everything it said is in LOG; finished layers are kept; "
+            "the same command with --shell opens a shell where it failed",
         ),
         (
             "a full disk",

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder import told
-from builder.acts import Caches
 from builder.errors import InputError, Problem
 from builder.language.flat import Flat
 from builder.packages import lock
@@ -21,6 +20,7 @@ from builder.packages.pip import Pip
 from builder.packages.pip import resolve as resolve_wheels
 from builder.packages.renew import renew
 from builder.plan import Facts, Report
+from builder.provisions import Caches
 
 
 class Locks:
