@@ -6,7 +6,7 @@ domain that exists has both; bandwidth is read back and set again whenever it di
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import assert_never
@@ -21,13 +21,17 @@ from cluster.hosts.shaping import Shape, Shaper
 from cluster.plan import Action, ClusterPlan, Keep, Launch, NodePlan, Remove, Replace, Resume
 from contextualize import seed
 
+Inscribe = Callable[[NodePlan], None]
+"""Writes a node's context into its fresh disk, if nobody in its image applies it."""
+
 AT_ONCE = 4
 """Nodes that are launched side by side: the work is the host's, and short."""
 
 
 def apply(
-    plan: ClusterPlan, actions: Sequence[Action], host: Host, hypervisor: Hypervisor, report: Report
-) -> None:
+    plan: ClusterPlan, actions: Sequence[Action], host: Host, hypervisor: Hypervisor, report: Report,
+    inscribe: Inscribe,
+) -> None:  # fmt: skip
     """Do what `actions` say. Raises the first node's failure after every other node was tried."""
     store.prepare(host, plan.cluster)
     hypervisor.start_network(network.name(plan.cluster), plan.network_xml)
@@ -35,13 +39,13 @@ def apply(
     def one(action: Action) -> None:
         match action:
             case Launch(node):
-                launch(plan, node, host, hypervisor)
+                launch(plan, node, host, hypervisor, inscribe)
                 report(f"{node.name} started")
             case Resume(node, was):
                 hypervisor.resume(node.domain)
                 report(f"{node.name} started again (it was {was})")
             case Replace(node, why):
-                relaunch(plan, node, host, hypervisor)
+                relaunch(plan, node, host, hypervisor, inscribe)
                 report(f"{node.name} replaced: {why}")
             case Remove(name, of):
                 _remove(name, of, plan.cluster, host, hypervisor)
@@ -77,18 +81,23 @@ def shape(plan: ClusterPlan, host: Host, but: Container[str] = ()) -> list[str]:
     return changed
 
 
-def relaunch(plan: ClusterPlan, node: NodePlan, host: Host, hypervisor: Hypervisor) -> None:
+def relaunch(
+    plan: ClusterPlan, node: NodePlan, host: Host, hypervisor: Hypervisor, inscribe: Inscribe
+) -> None:
     """Another machine for the node, with a fresh disk."""
     _remove(node.name, node.domain, plan.cluster, host, hypervisor)
-    launch(plan, node, host, hypervisor)
+    launch(plan, node, host, hypervisor, inscribe)
 
 
-def launch(plan: ClusterPlan, node: NodePlan, host: Host, hypervisor: Hypervisor) -> None:
+def launch(
+    plan: ClusterPlan, node: NodePlan, host: Host, hypervisor: Hypervisor, inscribe: Inscribe
+) -> None:
     """The node's disk, seed and domain; what was left of an earlier one is replaced."""
     m = node.machine
     store.remove_node(host, m.cluster, m.node)
     base = PurePosixPath(m.kernel).with_name("disk.raw")
     store.make_disk(host, m.cluster, m.node, base, m.guarantee.disk)
+    inscribe(node)
     store.put_seed(host, m.cluster, m.node, seed.iso(plan.seed(node.name, seed.agent())))
     hypervisor.start(node.domain, domain.xml(m, node.context))
 

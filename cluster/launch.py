@@ -24,7 +24,7 @@ from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem, close
 from builder.images.catalog import Catalog
 from builder.images.manifest import Manifest
 from builder.plan import Report
-from cluster import concern, deploy, leaving, network, wait
+from cluster import concern, deploy, leaving, network, offline, wait
 from cluster import spec as specs
 from cluster.hosts import netns, sandbox, store
 from cluster.hosts.host import Host
@@ -105,7 +105,15 @@ class Draft:
     row: ClusterRow
     before: int
     """The generation that is in force; 0 when the ledger does not know the cluster yet."""
-    images: tuple[Manifest, ...]
+    images: Mapping[str, Manifest]
+    """By the name that the cluster file gives them."""
+
+    def silent(self, role: str) -> bool:
+        """Whether nobody in the role's nodes reports: their image has neither our agent nor cloud-init."""
+        return role in self.spec.roles and self.image(role).contextualization == "none"
+
+    def image(self, role: str) -> Manifest:
+        return self.images[self.spec.roles[role].image]
 
     @property
     def changes(self) -> tuple[Action, ...]:
@@ -167,7 +175,7 @@ def draft(
     )
     actions = compare(plan, seen[host.name], anew)
     before = row.generation if row else 0
-    return Draft(spec, host, plan, actions, fresh, before, tuple(images.values()))
+    return Draft(spec, host, plan, actions, fresh, before, images)
 
 
 def declared(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Declared]:
@@ -200,6 +208,8 @@ def _declared(
             document.problem(("roles", flaw.role), flaw.what, flaw.hint)
             for flaw in requirements.flaws(found, counts)
         ]
+        by_role = {name: images[role.image] for name, role in spec.roles.items()}
+        problems += offline.flaws(by_role, found, document)
     if problems:
         raise InputError(by_line(problems))
     return found
@@ -391,14 +401,16 @@ def _bring(
             counts = ", ".join(f"{name} {role.count}" for name, role in spec.roles.items())
             site.ledger.note(spec.cluster, "", f"generation {row.generation}: {counts}")
         write_access(site, drawn)
-        for image in drawn.images:
+        for image in drawn.images.values():
             site.catalog.hold(image, f"cluster {spec.cluster}")
         hypervisor = site.connect(host)
         try:
             _say_goodbye(site, drawn, report)
             staying = [a for a in drawn.actions if not isinstance(a, Remove)]
             if any(not isinstance(a, Keep) for a in staying):
-                deploy.apply(drawn.plan, staying, host, hypervisor, report)
+                deploy.apply(
+                    drawn.plan, staying, host, hypervisor, report, _inscriber(site, drawn, report)
+                )
             elif changed := deploy.shape(drawn.plan, host):
                 report(f"bandwidth of {', '.join(changed)} set again")
         except BaseException:
@@ -418,10 +430,16 @@ def _bring(
     return drawn
 
 
+def _inscriber(site: Site, drawn: Draft, report: Report) -> deploy.Inscribe:
+    images = {name: drawn.image(name) for name in drawn.spec.roles}
+    return offline.inscriber(drawn.plan, images, drawn.host, site.home, report)
+
+
 def _say_goodbye(site: Site, drawn: Draft, report: Report) -> None:
     """Nodes that go run their leave hooks."""
     going = [a.node if isinstance(a, Remove) else a.node.name
              for a in drawn.actions if isinstance(a, Remove | Replace)]  # fmt: skip
+    going = [node for node in going if not drawn.silent(node.rpartition("-")[0])]
     cluster = drawn.spec.cluster
     by_https = drawn.plan.context.https
     channels = {
@@ -442,7 +460,7 @@ def _say_goodbye(site: Site, drawn: Draft, report: Report) -> None:
 
 def _accelerate(site: Site, drawn: Draft) -> None:
     """Find out, by booting a probe from the cluster's first image, what guests on the host run under."""
-    folder = site.catalog.folder(drawn.images[0])
+    folder = site.catalog.folder(next(iter(drawn.images.values())))
     chosen = accelerator.choose(
         folder / "vmlinuz", folder / "initrd", site.home / "cache" / "accelerator.json"
     )
@@ -456,6 +474,13 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
     touched = {a.node.name for a in drawn.changes if not isinstance(a, Remove)}
     bases = {n.name: drawn.plan.documents.base(n.name) for n in drawn.plan.nodes}
     due = concern.due(drawn.plan, rows, touched)
+    silent = {n.name: n for n in drawn.plan.nodes if drawn.silent(n.role)}
+    stale = {n for n in due & silent.keys() - touched if rows[n].stage == "healthy"}
+    if stale:
+        what = "nobody there can be told what is new; phx replace gives it to them"
+        report(f"{', '.join(sorted(stale))}: {what}")
+        due -= stale
+        bases |= {n: rows[n].context for n in stale}
     gone = [a.node for a in drawn.actions if isinstance(a, Remove)]
     heard = concern.heard(drawn.plan, due, rows, touched, gone)
     listened = due | heard
@@ -471,8 +496,11 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
                 row = replace(row, stage="booted" if row.boot else "defined", message="")
             channel = host.outside(store.channel(cluster, n.name)) if n.machine.channel else None
             watched.append(
-                wait.Watched(row, n.domain, channel, n.identity.token, bases[n.name], n.name in due)
-            )
+                wait.Watched(
+                    row, n.domain, channel, n.identity.token, bases[n.name], n.name in due,
+                    n.name in silent,
+                )
+            )  # fmt: skip
             told.append(row)
     site.ledger.tell(*told)
     least = {name: role.least for name, role in spec.roles.items()}
@@ -503,17 +531,25 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
     def mend(node: str) -> None:
         report(f"{node} gets another machine")
         site.ledger.note(cluster, node, "gets another machine")
-        deploy.relaunch(drawn.plan, planned[node], host, hypervisor)
+        deploy.relaunch(
+            drawn.plan, planned[node], host, hypervisor, _inscriber(site, drawn, report)
+        )
+        outside.forget(node)
         deploy.shape(drawn.plan, host)
 
     stages = {k: float(v) for k, v in spec.deadlines.model_dump().items() if v is not None}
     spare = {name: role.count - role.least for name, role in spec.roles.items()}
     counts = {name: role.count for name, role in spec.roles.items()}
     limits = wait.Limits(spec.deadline, stages, spare, counts)
-    with _doorway(drawn) as doorway:
+    keys = {
+        w.row.name: (w.row.address, silent[w.row.name].identity.host_key.public)
+        for w in watched if w.silent
+    }  # fmt: skip
+    outside = offline.Outside(host, keys, lambda n: str(drawn.plan.documents.document(n)["digest"]))
+    with _doorway(drawn) as doorway, outside:
         found = wait.Wait(
             watched, coordinator, hypervisor, limits, tell,
-            lambda node: store.console_tail(host, cluster, node), mend, doorway, ran,
+            lambda node: store.console_tail(host, cluster, node), mend, doorway, ran, outside.heard,
         ).until_ready()  # fmt: skip
     lost = [name for name, row in found.items() if row.stage != "healthy"]
     if lost:

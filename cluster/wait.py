@@ -41,6 +41,7 @@ class Watched:
 
     base   digest of what its context is made of now
     await_ whether it has to become ready; others are only heard, because somebody waits for their facts
+    silent whether nobody in it reports: it is seen from outside, and told nothing
     """
 
     row: NodeRow
@@ -49,6 +50,7 @@ class Watched:
     token: Secret
     base: str = ""
     await_: bool = True
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Wait:
     mend     gives a node another machine
     doorway  where nodes without a channel of their own come in
     ran      called with a report that says which hooks ran, once for each time they did
+    outside  gives what agents would have said of silent nodes
     """
 
     def __init__(
@@ -107,8 +110,9 @@ class Wait:
         mend: Callable[[str], None],
         doorway: Doorway | None = None,
         ran: Callable[[Report], None] = lambda _: None,
+        outside: Callable[[], Sequence[Report]] = tuple,
     ) -> None:
-        self._doorway, self._ran = doorway, ran
+        self._doorway, self._ran, self._outside = doorway, ran, outside
         now = time.monotonic()
         self.coordinator, self.hypervisor, self.limits = coordinator, hypervisor, limits
         self._tell, self._console, self._mend = tell, console, mend
@@ -124,7 +128,10 @@ class Wait:
         """Each awaited node's row once enough are healthy. Raises WorkFailed or TimedOut."""
         started = time.monotonic()
         deadline, look, patient = started + self.limits.total, started + LOOK, True
-        channels = {n: (w.watched.channel, w.watched.token) for n, w in self.ways.items()}
+        channels = {
+            n: (w.watched.channel, w.watched.token)
+            for n, w in self.ways.items() if not w.watched.silent
+        }  # fmt: skip
         with Broker(
             channels, self._hear, self._refuse, self.coordinator.opened, self._doorway
         ) as broker:
@@ -134,6 +141,8 @@ class Wait:
                     if patient and now >= started + ANSWER:
                         patient = False
                         self.coordinator.hurry()
+                    for said in self._outside():
+                        self._hear(said)
                     self._send(broker)
                     self._settle()
                     if now >= look:
@@ -203,8 +212,10 @@ class Wait:
         except TemplateError as cause:
             raise WorkFailed(f"the context cannot be rendered: {cause}") from None
         for node, order in due:
-            broker.send(node, order)
             way = self.ways[node]
+            if way.watched.silent:
+                continue
+            broker.send(node, order)
             if context_of(order) is not None and way.row.stage == "healthy":
                 way.awaited = True  # whoever is told something new has to come to terms with it
                 self._at(way, replace(way.row, stage="booted"))

@@ -58,7 +58,10 @@ class Bench(FakeHypervisor):
         return next(n for n, entry in enumerate(self.done) if entry[:2] == (verb, node))
 
     def apply(self, *actions):
-        deploy.apply(PLAN, actions, LAB, self, self.said.append)
+        def inscribe(node):
+            self.note("inscribe", node.name)
+
+        deploy.apply(PLAN, actions, LAB, self, self.said.append, inscribe)
 
 
 @pytest.fixture
@@ -103,7 +106,9 @@ def test_disk_and_seed_are_whole_before_the_domain_is_defined(bench):
     bench.apply(*map(Launch, PLAN.nodes))
     assert bench.done[:2] == [("prepare", ""), ("network", "phx-demo")], "folders and network first"
     for n in PLAN.nodes:
-        assert bench.verbs(n.name) == ["remove_node", "make_disk", "put_seed", "start", "shape"]
+        assert bench.verbs(n.name) == [
+            "remove_node", "make_disk", "inscribe", "put_seed", "start", "shape"
+        ]  # fmt: skip
     assert [e[:2] for e in bench.done[-3:]] == [("shape", n.name) for n in PLAN.nodes], "then all"
     assert sorted(bench.said) == ["head-1 started", "worker-1 started", "worker-2 started"]
     assert [s.state for s in bench.observe()] == ["running"] * 3
@@ -145,7 +150,7 @@ def test_replaced_is_stopped_before_its_disk_goes_and_started_after_the_new_one_
     bench.done.clear()
     bench.apply(Keep(HEAD), Replace(FIRST, "its image changed"), Keep(SECOND))
     assert bench.verbs("worker-1") == [
-        "stop", "unshape", "remove_node", "remove_node", "make_disk", "put_seed", "start", "shape",
+        "stop", "unshape", "remove_node", "remove_node", "make_disk", "inscribe", "put_seed", "start", "shape",
     ]  # fmt: skip
     assert bench.verbs("head-1") == bench.verbs("worker-2") == ["shape"], "kept is left alone"
     assert bench.said[-1] == "worker-1 replaced: its image changed"

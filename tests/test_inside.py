@@ -126,6 +126,13 @@ def test_an_imported_disk_is_whole_in_the_catalog(tmp_path):
 
 
 @pytest.mark.process
+def test_where_only_ifupdown_reads_what_is_written_the_first_card_is_eth0(tmp_path):
+    bare = replace(DEBIAN, packages=())
+    made, _ = adopted(tmp_path, FakeInterior((bare,), dict(FILES)), cmdline="quiet")
+    assert (made.contextualization, made.cmdline) == ("none", "root=/dev/vda1 quiet net.ifnames=0")
+
+
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("found", "said"),
     [((), "disk.raw has no system on it"), ((DEBIAN, DEBIAN), "disk.raw has 2 systems: Debian")],

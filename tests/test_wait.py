@@ -9,12 +9,13 @@ import contextlib
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 
 from builder.errors import TimedOut, WorkFailed, explain
-from cluster import domain, wait
+from cluster import domain, offline, wait
 from cluster.hosts.hypervisor import FakeHypervisor
 from cluster.ledger import NodeRow
 from contextualize import broker as brokers
@@ -94,13 +95,13 @@ class Bench:
             extra = more if stage == stages[-1] else {}
             agent.lines.append(encode({**body, **extra}, self.nodes[node].identity.token))
 
-    def wait(self, timeout=5.0, tell=None, again=(), mend=None, ran=None, **limits):
+    def wait(self, timeout=5.0, tell=None, again=(), mend=None, ran=None, outside=tuple, **limits):
         names = {w.row.name for w in self.watched}
         coordinator = Coordinator(self.plan.documents, self.plan.exchange(self.least), names, again)
         return wait.Wait(
             self.watched, coordinator, self.hypervisor, wait.Limits(timeout, **limits),
             tell or self.told.extend, lambda node: f"{node} said\n{self.console}",
-            mend or self.mended.append, None, ran or (lambda _: None),
+            mend or self.mended.append, None, ran or (lambda _: None), outside,
         ).until_ready()  # fmt: skip
 
     least: ClassVar = {"head": 1, "worker": 2}
@@ -130,6 +131,24 @@ def test_all_healthy(bench):
     ]
     for name in bench.nodes:
         assert [r.stage for r in bench.told if r.name == name] == list(ALL), "each change is told"
+
+
+def test_a_node_in_which_nobody_reports_is_healthy_when_it_is_seen_from_outside(bench):
+    bench.watched = [replace(w, silent=w.row.name == "head-1") for w in bench.watched]
+    bench.say("worker-1", *ALL)
+    bench.say("worker-2", *ALL)
+    digest = bench.plan.documents.document("head-1")["digest"]
+    seen = iter([[], offline.reports("head-1", "key", "key", digest, 7.5)])
+    rows = bench.wait(outside=lambda: next(seen, []))
+    assert {r.stage for r in rows.values()} == {"healthy"} and rows["head-1"].uptime == 7.5
+    assert [r.stage for r in bench.told if r.name == "head-1"] == list(ALL)
+
+
+def test_a_node_that_answers_as_another_has_failed(bench):
+    bench.watched = [replace(w, silent=w.row.name == "head-1") for w in bench.watched]
+    wrong = offline.reports("head-1", "key", "other", "", 1.0)
+    with pytest.raises(WorkFailed, match="head-1 failed: it answers with another host key"):
+        bench.wait(outside=lambda: wrong)
 
 
 @pytest.mark.parametrize("stages", [ALL, ("booted", "healthy")], ids=["heard", "overtaken"])

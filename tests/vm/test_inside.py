@@ -207,3 +207,37 @@ def test_what_fails_leaves_no_image(imported):
     )
     assert "a command in the image failed" in failed.stderr and "/nowhere" in failed.stderr
     assert names(imported) == before
+
+
+ROLE = """  {role}:
+    image: {image}
+    cpu: {{guarantee: 0.2, limit: 1}}
+    memory: 256M
+    network: {{guarantee: 1Mbit, limit: 100Mbit}}
+"""
+
+
+def test_a_node_without_agent_and_cloud_init_knows_itself_and_its_peers(
+    imported, sandbox, tmp_path
+):
+    roles = ROLE.format(role="plain", image="others") + ROLE.format(role="goer", image="worker")
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"cluster: offline\nroles:\n{roles}    ssh_to: [plain]\n")
+    try:
+        up = imported.run("up", file, "--host", sandbox)
+        assert "plain-1: its context is written into its disk" in up.stderr
+        assert {name: row["stage"] for name, row in imported.nodes().items()} == {
+            "plain-1": "ready",
+            "goer-1": "ready",
+        }
+        script = "hostname; getent hosts goer-1; ip -4 -o addr show scope global; ls /etc/ssh; cat /etc/machine-id"
+        told = imported.run("ssh", "plain-1", "--", script).stdout
+        row = imported.nodes()["plain-1"]
+        assert told.startswith("plain-1\n") and f"inet {row['address']}/" in told
+        assert "goer-1.offline" in told and "ssh_host_rsa_key" not in told
+        # By name, with a verified key, from another node of the cluster.
+        assert imported.run("ssh", "goer-1", "--", "ssh plain-1 hostname").stdout == "plain-1\n"
+        again = imported.run("up", file, "--host", sandbox)
+        assert "no changes" in again.stdout
+    finally:
+        imported.run("down", "offline", status=None)

@@ -71,7 +71,11 @@ def adopt(
             inside.take(boot.kernel, into / "vmlinuz")
             inside.take(boot.initrd, into / "initrd")
             words = cmdline if cmdline is not None else foreign.parameters(_grub(inside))
-            agent, network = foreign.has_agent(inside), foreign.network(inside)
+            who = manifest.contextualization(foreign.has_agent(inside), system.packages)
+            network = foreign.network(inside)
+            if who == "none" and network == "ifupdown" and "net.ifnames=" not in words:
+                # interfaces(5) has no way to name a card by its address: the first is eth0 then.
+                words = f"{words} net.ifnames=0"
             epoch = foreign.dated(inside) or int(file.stat().st_mtime)
             report(f"{file.name}: giving unused blocks back")
             inside.trim()
@@ -82,7 +86,7 @@ def adopt(
             kernel=boot.version, cmdline=f"{foreign.root(system)} {words}".strip(),
             packages=system.packages, plan=plan, recipe_digest="", parameters=(), layers=(),
             epoch=epoch, mounts=system.mounts, network=network,
-            contextualization=manifest.contextualization(agent, system.packages),
+            contextualization=who,
             origin=Origin("import", digest, file.name, form),
         )  # fmt: skip
 

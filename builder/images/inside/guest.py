@@ -155,7 +155,7 @@ class Libguestfs:
                 g.copy_out(path, aside)
                 (Path(aside) / PurePosixPath(path).name).rename(into)
 
-    def write(self, path: str, data: bytes, mode: int) -> None:
+    def write(self, path: str, data: bytes, mode: int, owner: str = "root") -> None:
         g = self._g
         with self._vendor(f"{path} cannot be written"):
             g.mkdir_p(str(PurePosixPath(path).parent))
@@ -168,6 +168,8 @@ class Libguestfs:
                 g.upload(file.name, path)
             g.chmod(mode, path)
             g.chown(0, 0, path)
+            if owner not in ("root", "root:root"):
+                g.command(["chown", owner, path])
 
     def remove(self, path: str) -> None:
         with self._vendor(f"{path} cannot be removed"):

@@ -70,8 +70,8 @@ class Interior(Readable, Protocol):
     def enter(self, mounts: Mounts) -> None:
         """From now on, paths are those of this system."""
 
-    def write(self, path: str, data: bytes, mode: int) -> None:
-        """A file of root's; folders above it are made. A link in its place is replaced."""
+    def write(self, path: str, data: bytes, mode: int, owner: str = "root") -> None:
+        """A file; folders above it are made. A link in its place is replaced. `owner` is user[:group] of the system."""
 
     def remove(self, path: str) -> None:
         """A file or a link. Silent when it is gone."""
@@ -103,6 +103,7 @@ class FakeInterior:
     entered: Mounts = ()
     trimmed: bool = False
     ran: list[str] = field(default_factory=list)
+    owners: dict[str, str] = field(default_factory=dict)
 
     def systems(self) -> tuple[System, ...]:
         return self.found
@@ -144,8 +145,10 @@ class FakeInterior:
         for entry in entries:
             self.take(f"{path}/{entry.name}", into / entry.name)
 
-    def write(self, path: str, data: bytes, mode: int) -> None:
+    def write(self, path: str, data: bytes, mode: int, owner: str = "root") -> None:
         self.files[path] = data, mode
+        if owner != "root":
+            self.owners[path] = owner
 
     def remove(self, path: str) -> None:
         self.files.pop(path, None)
