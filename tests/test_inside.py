@@ -14,11 +14,15 @@ import pytest
 
 from builder.errors import InputError, WorkFailed, explain
 from builder.images.catalog import Catalog
+from builder.images.formats.export import export
 from builder.images.inside import adopt, customize, foreign
 from builder.images.inside.cli import _pairs, _plain
 from builder.images.inside.customize import Command, Copy, Put, Remove
 from builder.images.inside.interior import Entry, FakeInterior, System
 from builder.images.manifest import Origin, PackageFact
+from builder.images.sbom.cli import provenance
+from builder.layers import LayerStore
+from tests.invented import IMAGE
 
 NOW = datetime.datetime(2026, 11, 25, 8, tzinfo=datetime.UTC)
 DEBIAN = System(
@@ -227,3 +231,25 @@ def test_an_entry_is_what_it_is_whenever_it_changed():
     assert Entry("a", "file", 0o644, 0, 0, 1, mtime=1) == Entry(
         "a", "file", 0o644, 0, 0, 1, mtime=2
     )
+
+
+def test_an_image_that_no_recipe_made_says_so_where_its_layers_or_papers_are_wanted(
+    tmp_path, monkeypatch
+):
+    catalog = Catalog(tmp_path / "images")
+    mine = replace(IMAGE, name="mine", layers=(), origin=Origin("import", "9c" * 32))
+
+    def make(into):
+        (into / "manifest.json").write_text(mine.to_json())
+        return mine
+
+    catalog.add(make)
+    with pytest.raises(
+        InputError, match="mine 1f1f1f1f1f1f was not built from layers: there is no tar of it"
+    ):
+        export(mine, catalog.folder(mine), LayerStore(tmp_path / "layers"), "tar", tmp_path / "out")
+    monkeypatch.setenv("PHX_HOME", str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"mine 1f1f1f1f1f1f has no provenance\.json: no recipe made it"
+    ):
+        provenance("mine")

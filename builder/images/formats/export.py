@@ -79,6 +79,11 @@ def _from_disk(image: Manifest, folder: Path, form: Container, aside: Path, boot
 
 
 def _from_tree(image: Manifest, store: LayerStore, form: OfTree, aside: Path) -> None:
+    if not image.layers:
+        what = f"{image.name} {image.short} was not built from layers: there is no {form} of it"
+        raise InputError(
+            Problem("", what, f"its disk is there as {', '.join(get_args(Container))}")
+        )
     with store.using(image.layers):
         missing = [layer for layer in image.layers if not store.has(layer)]
         if missing:

@@ -55,6 +55,10 @@ def _paper(name: str, file: str) -> tuple[Manifest, str]:
     try:
         return found, (catalog.folder(found) / file).read_text()
     except OSError:
+        if found.origin is not None:
+            what = f"{found.name} {found.short} has no {file}: no recipe made it"
+            hint = f"phx image show {found.short} tells its packages and where it came from"
+            raise InputError(Problem("", what, hint)) from None
         what = f"{found.name} {found.short} has no {file}: it was made before images had one"
         hint = f"phx image rm {found.short}; phx build {found.name}"
         raise InputError(Problem("", what, hint)) from None
