@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import assert_never
 
 from builder import placing
 from builder.chamber import Chamber
+from builder.errors import CommandFailed, TimedOut
 from builder.language.flat import Placed
+from builder.packages.scripts import Ear, blamed
 from builder.plan import Report
 from builder.provisions import Caches, at_hand, offer
 from builder.secrets import Secret
@@ -30,6 +31,8 @@ from builder.steps import (
 
 STEP_TIMEOUT = 1800.0
 """Seconds that any one step may take."""
+SILENCE = 600.0
+"""Seconds without a word from a package's scripts after which they count as hanging."""
 
 LEAN = (
     # What a guest never reads: about half of a minimal system's files. Copyright files stay.
@@ -67,13 +70,12 @@ def execute(
         case Bootstrap():
             _bootstrap(step, chamber, caches, log, report)
         case Install():
-            chamber.inside(
+            _packages(
                 _APT.format(
                     names=" ".join(f"{p.name}={p.version}" for p in step.locked),
                     lean=" ".join(f"-o 'Dpkg::Options::=--{option}'" for option in LEAN),
                 ),
-                timeout=STEP_TIMEOUT, binds=at_hand(step, chamber, caches), log=log, epoch=epoch,
-                on_line=_apt_progress(report),
+                chamber, report, binds=at_hand(step, chamber, caches), log=log, epoch=epoch,
             )  # fmt: skip
         case Pip():
             chamber.inside(
@@ -132,7 +134,7 @@ echo 'deb [trusted=yes] copy:/run/packages ./' > /run/apt/sources.list
 cat > /run/apt.conf <<END
 APT::Sandbox::User "root"; Acquire::Languages "none"; Dir::Etc::SourceList "/run/apt/sources.list";
 Dir::Etc::SourceParts "-"; Dir::State::Lists "/run/apt/lists"; Dir::Cache::archives "/run/apt/archives";
-Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache "";
+Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache ""; Dpkg::Use-Pty "false";
 END
 export APT_CONFIG=/run/apt.conf
 apt-get -q update
@@ -191,10 +193,7 @@ def _bootstrap(
     )  # fmt: skip
     # The image's own list of sources stays empty: which mirror a build used must not change its bytes.
     sources = f'echo "# deb http://MIRROR/debian {step.suite} main" > /etc/apt/sources.list\n'
-    chamber.inside(
-        _CONFIGURE + sources, timeout=STEP_TIMEOUT, log=log, epoch=step.epoch,
-        on_line=_apt_progress(report),
-    )  # fmt: skip
+    _packages(_CONFIGURE + sources, chamber, report, log=log, epoch=step.epoch)
 
 
 def oracle(step: Bootstrap, chamber: Chamber, caches: Caches, log: Path) -> None:
@@ -218,12 +217,22 @@ exec mmdebstrap --variant=minbase --mode=root --format=directory --include={name
     )  # fmt: skip
 
 
-def _apt_progress(report: Report) -> Callable[[str], None]:
-    def hear(line: str) -> None:
-        if re.match(r"(preinst of |Setting up |Unpacking )", line):
-            report("  " + line[:100])
-
-    return hear
+def _packages(
+    script: str, chamber: Chamber, report: Report, log: Path, epoch: int,
+    binds: Sequence[tuple[Path, str]] = (),
+) -> None:  # fmt: skip
+    """Let apt or dpkg work; ScriptFailed where a maintainer script failed or hangs."""
+    ear = Ear(report)
+    try:
+        # In one stream, so that what a script says stands before what dpkg says of it.
+        chamber.inside(
+            f"exec 2>&1\n{script}", timeout=STEP_TIMEOUT, silence=SILENCE, binds=binds, log=log,
+            epoch=epoch, on_line=ear,
+        )  # fmt: skip
+    except TimedOut as cause:
+        raise ear.late(cause) from None
+    except CommandFailed as cause:
+        raise blamed(cause) from None
 
 
 def _accounts(step: Accounts) -> str:

@@ -17,6 +17,7 @@ from builder.errors import CommandFailed, TimedOut, WorkFailed
 from builder.layers import LayerInfo, LayerStore, holding
 from builder.packages import pip as wheels
 from builder.packages.apt import Apt
+from builder.packages.scripts import ScriptFailed
 from builder.plan import BuildPlan, Report
 from builder.provisions import Caches
 from builder.secrets import SURE, Secret, lines_of
@@ -65,7 +66,7 @@ def assemble(
                     execute(step, chamber, caches, log, plan.output.epoch, report, secrets)
                     if isinstance(step, Script):
                         _keeps(chamber, {name: secrets[name] for name in step.secrets})
-                except (CommandFailed, TimedOut, Leak) as cause:
+                except (CommandFailed, TimedOut, ScriptFailed, Leak) as cause:
                     failed = f"step {n + 1}/{len(ids)} failed: {step.title()}"
                     if visit:
                         report(f"{failed}\n{_told(cause)}\n{VISIT}")
@@ -110,12 +111,13 @@ def _keeps(chamber: Chamber, secrets: Mapping[str, Secret]) -> None:
             )
 
 
-def _failed(what: str, cause: CommandFailed | TimedOut | Leak, log: Path) -> WorkFailed:
+def _failed(what: str, cause: WorkFailed, log: Path) -> WorkFailed:
     """The failure in the user's terms: a full disk, else the step's own words."""
     if isinstance(cause, Leak):
         return WorkFailed(what, cause.hint)
     said = cause.tail if isinstance(cause, CommandFailed) else ""
     if "No space left on device" in said:
         return WorkFailed(what, "the disk is full; make room, or name another folder with PHX_HOME")
+    more = f"; {cause.hint}" if cause.hint else ""
     hint = "finished layers are kept; the same command with --shell opens a shell where it failed"
-    return WorkFailed(what, f"everything it said is in {log}; {hint}")
+    return WorkFailed(what, f"everything it said is in {log}; {hint}{more}")

@@ -55,16 +55,18 @@ class Chamber:
         epoch: int = 0,
         on_line: Callable[[str], None] | None = None,
         mask: Sequence[Secret] = (),
+        silence: float | None = None,
     ) -> Done:
         """Run `sh -eu` as root in the merged tree.
 
         binds  (folder here, folder in the tree) pairs, for the time of the step, read-only
         epoch  its SOURCE_DATE_EPOCH
+        silence  seconds without a word after which it counts as hanging
         mask   secrets that must not be seen in anything that it says
         There is no network but a dead loopback: what a step needs is in the tree or bound into it.
         """
         setup = self._inside(binds, "")
-        return self._run(setup, script, stdin, timeout, log, on_line, epoch, mask)
+        return self._run(setup, script, stdin, timeout, log, on_line, epoch, mask, silence)
 
     def attend(
         self,
@@ -147,13 +149,14 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
     def _run(
         self, setup: str, script: str, stdin: bytes, timeout: float,
         log: Path | None, on_line: Callable[[str], None] | None, epoch: int,
-        mask: Sequence[Secret] = (),
+        mask: Sequence[Secret] = (), silence: float | None = None,
     ) -> Done:  # fmt: skip
         argv, env = self._argv(setup), _environment(script, epoch)
         try:
             return run(
-                argv, timeout=timeout, stdin=stdin, env=env, log=log, on_line=on_line, mask=mask
-            )
+                argv, timeout=timeout, stdin=stdin, env=env, log=log, on_line=on_line, mask=mask,
+                silence=silence,
+            )  # fmt: skip
         except CommandFailed as cause:
             # The program the user knows is the script, not unshare.
             raise CommandFailed(["sh"], cause.status, cause.tail) from None

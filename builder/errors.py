@@ -89,7 +89,14 @@ class CommandFailed(WorkFailed):
 
 
 class TimedOut(WorkFailed):
-    """A deadline passed. The message says what was waited for and what was last seen."""
+    """A deadline passed. The message says what was waited for and what was last seen.
+
+    why  how that was told apart from working, to stand behind a name: "did not end in time"
+    """
+
+    def __init__(self, what: str, hint: str = "", why: str = "did not end in time") -> None:
+        super().__init__(what, hint)
+        self.why = why
 
 
 def shown(value: object) -> str:

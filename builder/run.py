@@ -61,12 +61,14 @@ def run(
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     mask: Sequence[Secret] = (),
+    silence: float | None = None,
 ) -> Done:
     """Run a program to its end and return what it wrote.
 
     timeout  seconds for the whole run; afterwards its process group is killed and TimedOut is raised
     log      a file to append standard output and error to, as they come
     on_line  called with each finished line of either
+    silence  seconds without a word after which it counts as hanging: the same as after `timeout`
     mask     secrets: *** stands for them in all that is returned, logged, raised, or told to on_line
     Raises CommandFailed (status, last lines) unless `check` is False; EnvironmentLacks if there is no such program;
     KeyboardInterrupt after `stop_all`.
@@ -85,7 +87,7 @@ def run(
         _running.add(process)
         stack.callback(_running.discard, process)
         deadline = time.monotonic() + timeout
-        stdout, lines = _converse(process, stdin, deadline, sink, on_line, argv[0], mask)
+        stdout, lines = _converse(process, stdin, deadline, sink, on_line, argv[0], mask, silence)
         try:
             # It may have closed its outputs long before its end.
             status = process.wait(max(0.0, deadline - time.monotonic()))
@@ -126,6 +128,7 @@ def _converse(
     on_line: Callable[[str], None] | None,
     name: str,
     mask: Sequence[Secret],
+    silence: float | None,
 ) -> tuple[bytes, list[str]]:
     """Feed standard input and drain both outputs until they close. Lines of standard error first in a tail."""
     assert process.stdin and process.stdout and process.stderr
@@ -145,7 +148,10 @@ def _converse(
             left = deadline - time.monotonic()
             if left <= 0:
                 raise _late(name, _spoken(out, err))
-            for key, _ in ready.select(timeout=left):
+            events = ready.select(timeout=left if silence is None else min(left, silence))
+            if not events and silence is not None and left > silence:
+                raise _late(name, _spoken(out, err), f"said nothing for {silence:.0f} s")
+            for key, _ in events:
                 if key.fileobj is process.stdin:
                     try:
                         rest = rest[os.write(process.stdin.fileno(), rest[:65536]) :]
@@ -185,9 +191,9 @@ def _spoken(out: bytearray, err: bytearray) -> list[str]:
     return []
 
 
-def _late(name: str, lines: Sequence[str]) -> TimedOut:
+def _late(name: str, lines: Sequence[str], why: str = "did not end in time") -> TimedOut:
     last = lines[-1].strip() if lines else "nothing"
-    return TimedOut(f"{name} did not end in time; it last said: {last}")
+    return TimedOut(f"{name} {why}; it last said: {last}", why=why)
 
 
 def start_detached(

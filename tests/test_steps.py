@@ -100,6 +100,7 @@ class Recorder:
         on_line=None,
         timeout=0.0,
         mask=(),
+        silence=None,
         **more,
     ):
         assert timeout > 0, "every step has a deadline"
