@@ -33,4 +33,6 @@ Decisions:
             gives anew; what is in force at the others stays in force meanwhile.
 2026-11-25  HTTPS hands the broker the TLS connection itself. Through asyncio's streams each took 300 KiB and two more
             files, and a machine that was killed held its node's place for ever: a newer connection replaces an older.
+2026-11-25  An image with cloud-init and no agent of ours is brought one by its seed: cloud-init makes the identity, as
+            it does everywhere, and late facts have one protocol for all images.
 """
