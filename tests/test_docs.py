@@ -10,7 +10,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from builder import errors, plan
+from builder import document, errors, plan
 from builder.language.sections import Recipe
 from cluster.cli import app
 from cluster.spec import ClusterSpec
@@ -88,6 +88,21 @@ def test_every_shipped_recipe_is_told_of() -> None:
     told = (REPO / "docs" / "appliances.md").read_text()
     names = [p.parent.name for p in (REPO / "recipes").glob("*/recipe.yaml")]
     assert [n for n in names if f"| `{n}` |" not in told] == []
+
+
+EXAMPLES = [
+    pytest.param(page, number, text, id=f"{page.name}-{number}")
+    for page in (REPO / "README.md", *sorted((REPO / "docs").glob("*.md")))
+    for number, text in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S))
+    if re.search(r"^(version|cluster): ", text, re.M)
+]
+
+
+@pytest.mark.parametrize(("page", "number", "text"), EXAMPLES)
+def test_whole_examples_are_right(page: Path, number: int, text: str) -> None:
+    """Recipes and cluster files in the documents say nothing that they may not."""
+    written = document.parse(text, f"{page.name}, example {number}")
+    document.check(written, Recipe if "version" in written.data else ClusterSpec)
 
 
 def test_links_between_the_documents_lead_somewhere() -> None:

@@ -119,9 +119,10 @@ def test_cloud_init_read_who_it_is_and_its_keys(mixed: Phx) -> None:
     """Its exit status says nothing in 22.4: its own result and what it knows of the instance do."""
     asked = (
         "cat /run/cloud-init/result.json", "cat /run/cloud-init/instance-data-sensitive.json",
-        "hostname; cat /etc/machine-id", "cat /etc/ssh/ssh_host_*_key", "cat /etc/netplan/*.yaml",
+        "hostname; cat /etc/machine-id", "cat /var/log/cloud-init*.log; journalctl --no-pager",
+        "cat /etc/ssh/ssh_host_*_key", "cat /etc/netplan/*.yaml",
     )  # fmt: skip
-    said = ssh(mixed, "cloud-1", "; echo ==; ".join(asked)).split("==\n")
+    said = ssh(mixed, "cloud-1", "; echo ==8==; ".join(asked)).split("==8==\n")
     result, known = map(json.loads, said[:2])
     assert result["v1"]["errors"] == []
     assert result["v1"]["datasource"].startswith("DataSourceNoCloud")
@@ -130,8 +131,9 @@ def test_cloud_init_read_who_it_is_and_its_keys(mixed: Phx) -> None:
     assert told["local-hostname"] == known["v1"]["local_hostname"] == "cloud-1"
     assert told["instance-id"] == f"{NAME}-cloud-1-{identity.machine_id}"
     assert said[2].split() == ["cloud-1", identity.machine_id]
-    assert said[3] == identity.host_key.private.reveal().decode(), "and no other host key"
-    assert "10.83.0.2/24" in said[4]
+    assert "PRIVATE KEY" not in said[3] and identity.token.reveal().decode() not in said[3]
+    assert said[4] == identity.host_key.private.reveal().decode(), "and no other host key"
+    assert "10.83.0.2/24" in said[5]
     assert ssh(mixed, "head-1", "ssh -o BatchMode=yes cloud-1 hostname") == "cloud-1\n"
 
 
