@@ -6,6 +6,7 @@ A case: `why` it is there, `files` of a library of recipes, the recipe to `build
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jinja2
@@ -21,6 +22,7 @@ from builder.language import recipe
 from builder.language.accounts import Account
 from builder.language.flat import Lines, PlacedDirectory, Units
 from builder.language.scope import Scope
+from tests.test_reference import KEYS
 
 CASES = Path(__file__).parent / "cases" / "recipe"
 
@@ -56,8 +58,16 @@ def test_broken(name, tmp_path):
     assert explain(caught.value).replace(str(tmp_path), "LIB") == case["error"].rstrip("\n")
 
 
-def test_there_are_enough_broken_recipes():
-    assert len(list(CASES.glob("*.yaml"))) >= 30
+def test_every_key_is_broken_somewhere():
+    """Those of `context` in tests/test_context.py."""
+    told = "\n".join(yaml.safe_load(p.read_text())["error"] for p in CASES.glob("*.yaml"))
+    keys = [path for path in KEYS if not path.startswith("context")]
+    assert len(keys) > 60
+    for path in keys:
+        place = re.escape(path).replace(r"\[\]", r"\[\d+\]").replace("NAME", "[A-Za-z_-]+")
+        assert re.search(rf":\d+: {place}\b", told), (
+            f"no case of tests/cases/recipe is about {path}"
+        )
 
 
 def test_parents_come_first_and_each_recipe_is_a_part(tmp_path):

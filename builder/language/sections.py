@@ -98,7 +98,8 @@ class Archive(Written):
     )
     key_text: str | None = Field(None, description="the public key itself, in ASCII armor")
     snapshot: bool = Field(
-        False, description="it is a state of some day: that its Release has run out does not matter"
+        False,
+        description="it is a state of some day: that its Release file has run out does not matter",
     )
     keep: bool = Field(
         False,
@@ -320,7 +321,11 @@ class Head(Written):
     name: Name = Field(description="the appliance's name, the same as its folder's")
     version: str = Field(description="the appliance's version, for people, in quotes")
     summary: str = Field(description="one line: what the appliance is for")
-    from_: Name | None = Field(None, alias="from", description="the parent recipe's name")
+    from_: Name | None = Field(
+        None,
+        alias="from",
+        description="the parent recipe's name, found under recipes/ or PHX_RECIPES",
+    )
     suite: str | None = Field(None, description="Debian suite; only in a recipe without a parent")
     include: Many[Inside] = Field(
         (), description="fragments below the recipe's folder; their sections come before its own"
@@ -338,7 +343,7 @@ class Sections(Written):
     """What a recipe and a fragment have in common."""
 
     parameters: dict[ParameterName, Parameter] = Field(
-        default_factory=dict, description="values to choose"
+        default_factory=dict, description="values that children and the command line may choose"
     )
     sources: Many[Archive] = Field(
         (), description="archives of Debian packages besides Debian's own, with their keys"
