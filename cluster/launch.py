@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from builder import accelerator
 from builder.document import Document, by_line, parse
-from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem, close
+from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem, WorkFailed, close
 from builder.images.catalog import Catalog
 from builder.images.manifest import Manifest
 from builder.plan import Report
@@ -63,14 +63,15 @@ class Site:
 
     @contextlib.contextmanager
     def locked(self, name: str, report: Report) -> Iterator[None]:
-        """Hold the lock `name`; says so when another phx has it."""
+        """Hold the lock `name`, "launch" or a cluster's; says so when another phx has it."""
         folder = self.home / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                report("waiting for another phx that is launching or removing a cluster")
+                does = "launches or removes a cluster" if name == "launch" else f"changes {name}"
+                report(f"waiting for another phx that {does}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -380,7 +381,23 @@ def _bring(
     permitted: Callable[[Draft], None],
     report: Report,
 ) -> Draft:
-    """Bring the cluster to the spec: nodes that go say goodbye, the others come, all are told, then the leavers go."""
+    """Bring the cluster to the spec: nodes that go say goodbye, the others come, all are told, then the leavers go.
+
+    One cluster is changed by one phx at a time; `phx down` alone does not wait for it.
+    """
+    with site.locked(f"cluster-{spec.cluster}", report):
+        return _change(site, spec, document, host_name, anew, permitted, report)
+
+
+def _change(
+    site: Site,
+    spec: ClusterSpec,
+    document: Document,
+    host_name: str | None,
+    anew: Collection[str],
+    permitted: Callable[[Draft], None],
+    report: Report,
+) -> Draft:
     # Admission and launch are one act: nobody else promises or starts anything in between.
     with site.locked("launch", report):
         drawn = draft(site, spec, document, host_name, anew)
@@ -407,6 +424,11 @@ def _bring(
         try:
             _say_goodbye(site, drawn, report)
             staying = [a for a in drawn.actions if not isinstance(a, Remove)]
+            # Whoever gets another machine, or boots again, is not ready, even if we die before we see it start.
+            site.ledger.tell(
+                *(replace(before[a.node.name], stage="defined", boot="", message="", context="")
+                  for a in staying if not isinstance(a, Keep) and a.node.name in before)
+            )  # fmt: skip
             if any(not isinstance(a, Keep) for a in staying):
                 deploy.apply(
                     drawn.plan, staying, host, hypervisor, report, _inscriber(site, drawn, report)
@@ -452,7 +474,7 @@ def _say_goodbye(site: Site, drawn: Draft, report: Report) -> None:
         for node in going
     }
     if channels:
-        with _doorway(drawn) as doorway:
+        with _doorway(drawn, {node: token for node, (_, token) in channels.items()}) as doorway:
             leaving.leave(channels, drawn.spec.hook_limit + 30, report, doorway)
         for node in going:
             site.ledger.note(cluster, node, "told to leave")
@@ -529,13 +551,18 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
     planned = {n.name: n for n in drawn.plan.nodes}
 
     def mend(node: str) -> None:
-        report(f"{node} gets another machine")
-        site.ledger.note(cluster, node, "gets another machine")
-        deploy.relaunch(
-            drawn.plan, planned[node], host, hypervisor, _inscriber(site, drawn, report)
-        )
-        outside.forget(node)
-        deploy.shape(drawn.plan, host)
+        with site.locked("launch", report):
+            now = next((c for c in site.ledger.clusters() if c.name == cluster), None)
+            if now is None or now.secret != drawn.row.secret:
+                gone = f"{node} is gone, and so is the cluster {cluster}: another phx took it down"
+                raise WorkFailed(gone)
+            report(f"{node} gets another machine")
+            site.ledger.note(cluster, node, "gets another machine")
+            deploy.relaunch(
+                drawn.plan, planned[node], host, hypervisor, _inscriber(site, drawn, report)
+            )
+            outside.forget(node)
+            deploy.shape(drawn.plan, host)
 
     stages = {k: float(v) for k, v in spec.deadlines.model_dump().items() if v is not None}
     spare = {name: role.count - role.least for name, role in spec.roles.items()}
@@ -558,8 +585,11 @@ def _await(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> 
 
 
 @contextlib.contextmanager
-def _doorway(drawn: Draft) -> Iterator[Doorway | None]:
-    """Where nodes that are reached by HTTPS come in; None when there is no such node."""
+def _doorway(drawn: Draft, leaving: Mapping[str, Secret] | None = None) -> Iterator[Doorway | None]:
+    """Where nodes that are reached by HTTPS come in; None when there is no such node.
+
+    leaving  tokens of nodes that go: they are no longer in the plan
+    """
     if not drawn.plan.context.https:
         yield None
         return
@@ -569,7 +599,7 @@ def _doorway(drawn: Draft) -> Iterator[Doorway | None]:
     address = str(network.gateway(drawn.plan.network))
     listening = netns.listen(drawn.host.netns, address, PORT)
     own = certificate(drawn.row.secret, drawn.spec.cluster)
-    tokens = {n.name: n.identity.token for n in drawn.plan.nodes}
+    tokens = {n.name: n.identity.token for n in drawn.plan.nodes} | dict(leaving or {})
     with Doorway(listening, own, tokens) as doorway:
         yield doorway
 

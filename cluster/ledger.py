@@ -251,6 +251,8 @@ class Ledger:
                 .first()
             )
             if old is None:
+                # A phx that was waiting for a cluster of that name may have noted something after its end.
+                sql.execute(delete(_events).where(_events.c.cluster == row.name))
                 values = {**_fields(row), "secret": row.secret.reveal()}
                 sql.execute(insert(_clusters).values(**values))
             else:

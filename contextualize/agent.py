@@ -66,6 +66,8 @@ TAIL = 4000
 OUTPUT = 16 << 20
 """Bytes of a hook's output that are kept while it runs."""
 POLL = 0.1
+AGAIN = 2.0
+"""Seconds between attempts to reach the broker by HTTPS."""
 
 
 def say(text: str) -> None:
@@ -473,7 +475,8 @@ class Secure:
         raw = socket.create_connection((told["address"], told["port"]), 10)
         try:
             # Our request follows the handshake at once; nobody waits for an acknowledgement in between.
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.socket = context.wrap_socket(raw)
             seen = hashlib.sha256(self.socket.getpeercert(True) or b"").hexdigest()
             if not hmac.compare_digest(seen, told["pin"]):
@@ -589,7 +592,7 @@ class Channel(threading.Thread):
                 # Nobody listens most of the time: no news.
                 if not isinstance(cause, (ConnectionRefusedError, ConnectionResetError)):
                     say(f"philoxenia: channel: {type(cause).__name__}: {cause}")
-            time.sleep(POLL if self.https is None else 2.0)
+            time.sleep(POLL if self.https is None else AGAIN)
 
     def open(self) -> Port | Secure | None:
         if self.https is not None:

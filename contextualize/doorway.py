@@ -25,6 +25,7 @@ from contextualize.identity import Secret
 
 PATIENCE = 20.0
 """Seconds that an agent has to prove itself."""
+TICK = 0.2
 UNPROVED = 1024
 """Connections that may be on their way to that; more wait until some are through."""
 HEAD = 8192
@@ -104,6 +105,8 @@ class Doorway:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._ended:
+            return
         self._ended = True
         self._wake.send(b".")
         self._thread.join(5)
@@ -139,7 +142,7 @@ class Doorway:
         self._select.register(self._woken, selectors.EVENT_READ)
         listens = True
         while not self._ended:
-            for key, _ in self._select.select(1.0):
+            for key, _ in self._select.select(TICK):
                 if key.fileobj is self._listening:
                     self._accept(context)
                 elif isinstance(key.data, _Comer):
@@ -161,8 +164,8 @@ class Doorway:
         with contextlib.suppress(OSError):  # it is gone again, or we have no file left for it now
             raw, _ = self._listening.accept()
             raw.setblocking(False)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             with contextlib.suppress(OSError):
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             secured = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
             comer = _Comer(secured, time.monotonic() + PATIENCE)

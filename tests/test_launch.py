@@ -1,0 +1,234 @@
+"""A launch may die anywhere and is run again; two at once do not get into each other's way. No guest, no libvirt."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from builder.errors import InputError, WorkFailed
+from cluster import deploy, domain, launch, wait
+from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.launch import Site
+from cluster.plan import Launch, Replace, Resume
+from contextualize.message import Report
+from tests.invented import CLUSTER, IMAGE, LAB
+
+
+class Killed(BaseException):
+    """kill -9, as far as a test can have it in its own process."""
+
+
+class Machines(FakeHypervisor):
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A site with one host; machines start in memory, and every node that is waited for becomes ready at once.
+
+    `waited` has the nodes of each wait: those that must become ready, those that are only heard. `die` names where
+    the next launch is killed.
+    """
+    found = Site(tmp_path)
+    found.machines, found.waited, found.die = Machines(), [], ""
+    found.catalog = SimpleNamespace(
+        root=tmp_path, get=lambda *_: IMAGE, hold=lambda *_: None, release=lambda *_: None,
+        folder=lambda _: tmp_path,
+    )  # fmt: skip
+    host = replace(LAB, kind="libvirt", folder=str(tmp_path), run=str(tmp_path), accelerator="qemu")
+    found.ledger.put_host(host)
+
+    def apply(plan, actions, _host, hypervisor, _report):
+        for action in actions:
+            if isinstance(action, Launch | Replace | Resume):
+                node = action.node
+                hypervisor.domains.pop(node.domain, None)
+                hypervisor.start(node.domain, domain.xml(node.machine, node.context))
+        if found.die == "started":
+            raise Killed
+
+    def remove(_cluster, actions, _host, hypervisor, _report):
+        for action in actions:
+            hypervisor.remove(action.domain)
+        if found.die == "removed":
+            raise Killed
+
+    class Ready(wait.Wait):
+        def until_ready(self):
+            must = {n for n, w in self.ways.items() if w.awaited}
+            found.waited.append((must, set(self.ways) - must))
+            if found.die == "waiting":
+                raise Killed
+            for name in sorted(must):
+                way = self.ways[name]
+                said = Report(name, "b", 1, "healthy", 2.0)
+                row = replace(way.row, stage=said.stage, boot="b", uptime=2.0, message="",
+                              context=way.watched.base)  # fmt: skip
+                self._at(way, row)
+            self._flush()
+            return {n: self.ways[n].row for n in must}
+
+    monkeypatch.setattr(Site, "connect", lambda *_: found.machines)
+    monkeypatch.setattr(deploy, "apply", apply)
+    monkeypatch.setattr(deploy, "remove", remove)
+    monkeypatch.setattr(deploy, "shape", lambda *_: [])
+    monkeypatch.setattr(wait, "Wait", Ready)
+    monkeypatch.setattr(launch.leaving, "leave", lambda *_: None)
+    yield found
+    found.ledger.close()
+
+
+ALL = {"head-1", "worker-1", "worker-2"}
+
+
+def file(site, text=CLUSTER):
+    path = site.home / "demo.yaml"
+    path.write_text(text)
+    return path
+
+
+def up(site, text=CLUSTER, **more):
+    return launch.up(site, file(site, text), None, more.get("replace", False), lambda _: None)
+
+
+def stages(site):
+    return {r.name: r.stage for r in site.ledger.nodes("demo")}
+
+
+@pytest.mark.parametrize("where", ["started", "waiting"])
+def test_a_first_launch_that_was_killed_is_waited_for_by_the_next(site, where):
+    site.die = where
+    with pytest.raises(Killed):
+        up(site)
+    assert set(stages(site).values()) == {"defined"}
+    site.die, site.waited = "", []
+    assert not up(site).changes and site.waited == [(ALL, set())]
+    site.waited = []
+    up(site)
+    assert site.waited == [], "and then there is nothing left"
+
+
+@pytest.mark.parametrize("where", ["started", "waiting"])
+def test_a_replaced_node_is_not_ready_because_the_one_before_it_was(site, where):
+    up(site)
+    site.die, site.waited = where, []
+    with pytest.raises(Killed):
+        launch.renew(site, "demo", ["head-1"], lambda _: None)
+    assert stages(site)["head-1"] == "defined"
+    site.die, site.waited = "", []
+    assert not up(site).changes and [must for must, _ in site.waited] == [{"head-1"}]
+
+
+def test_scaling_down_that_was_killed_while_it_removed(site):
+    up(site)
+    site.die = "removed"
+    with pytest.raises(Killed):
+        launch.scale(site, "demo", {"worker": 1}, lambda _: None)
+    site.die = ""
+    assert not launch.scale(site, "demo", {"worker": 1}, lambda _: None).changes
+    assert set(stages(site)) == {"head-1", "worker-1"}
+
+
+def test_a_generation_counts_a_change_once_however_often_it_was_killed(site):
+    assert up(site).row.generation == 1
+    changed = CLUSTER + "data: {motd: hello}\n"
+    for where in ("started", "waiting", ""):
+        site.die = where
+        try:
+            found = launch.recontext(site, "demo", file(site, changed), lambda _: None)
+        except Killed:
+            continue
+    assert found.row.generation == 2 and set(stages(site).values()) == {"healthy"}
+    assert {r.context for r in site.ledger.nodes("demo")} == {
+        found.plan.documents.base(n) for n in ALL
+    }
+    assert up(site, changed).row.generation == 2
+
+
+def test_recontext_starts_replaces_and_removes_nothing(site):
+    up(site)
+    larger = CLUSTER.replace("count: 2", "count: 3")
+    with pytest.raises(InputError, match="1 nodes would be started, replaced or removed"):
+        launch.recontext(site, "demo", file(site, larger), lambda _: None)
+    assert set(stages(site)) == ALL
+
+
+def test_two_at_once_on_one_cluster_go_one_after_the_other(site):
+    up(site)
+    said, order = [], []
+    entered, leave = threading.Event(), threading.Event()
+
+    def first():
+        with site.locked("cluster-demo", lambda _: None):
+            entered.set()
+            leave.wait(5)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(5)
+
+    def report(text):
+        said.append(text)
+        leave.set()
+
+    launch.scale(site, "demo", {"worker": 3}, report)
+    order.append("second")
+    thread.join(5)
+    assert order == ["first", "second"]
+    assert said[0] == "waiting for another phx that changes cluster-demo"
+
+
+def test_nobody_starts_a_machine_again_for_a_cluster_that_was_taken_down(site, monkeypatch):
+    """One phx waits for a node with something to spare while another takes the cluster down."""
+    monkeypatch.setattr(deploy, "take_down", lambda *_: site.machines.domains.clear())
+    started = []
+    monkeypatch.setattr(deploy, "relaunch", lambda _p, node, *_: started.append(node.name))
+
+    def down_and_mend(self):
+        launch.down(site, "demo", lambda _: None)
+        self._mend("worker-2")
+
+    monkeypatch.setattr(wait.Wait, "until_ready", down_and_mend)
+    with pytest.raises(WorkFailed, match="so is the cluster demo: another phx took it down"):
+        up(site, CLUSTER.replace("    count: 2\n", "    count: 2\n    min: 1\n"))
+    assert started == [] and not Path(site.files("demo")).exists()
+
+
+def test_a_cluster_begins_without_the_events_of_one_that_had_its_name(site):
+    site.ledger.note("demo", "worker-1", "healthy")
+    up(site)
+    assert "healthy" not in [e.what for e in site.ledger.events("demo")][:1]
+
+
+def test_nodes_that_a_new_one_does_not_concern_are_left_alone(site):
+    """Workers see the head only; the head knows them all."""
+    alone = CLUSTER + "    context: {sees: [head]}\n"
+    up(site, alone)
+    site.waited = []
+    launch.scale(site, "demo", {"worker": 3}, lambda _: None)
+    assert site.waited == [({"head-1", "worker-3"}, set())]
+
+
+READS = """\
+    context:
+      requires: [{fact: id, of: all, before: healthy}]
+      sees: []
+"""
+GIVES = "    context: {sees: [], provides: [{name: id, command: hostname}]}\n"
+
+
+def test_who_reads_what_a_new_node_gives_is_heard_and_so_are_all_who_give_it(site):
+    text = CLUSTER.replace("    ssh_to: [worker]\n", READS) + GIVES
+    up(site, text)
+    site.waited = []
+    launch.scale(site, "demo", {"worker": 3}, lambda _: None)
+    assert site.waited == [({"worker-3"}, {"head-1", "worker-1", "worker-2"})]
+    site.waited = []
+    launch.scale(site, "demo", {"worker": 2}, lambda _: None)
+    assert site.waited == [(set(), {"head-1", "worker-1", "worker-2"})], "and when one goes"
