@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contextualize import agent
 from contextualize.identity import Secret
@@ -411,6 +413,42 @@ def test_parts_that_it_has_are_not_asked_for_and_what_comes_is_put_in_its_place(
     talk.sendall(supply("n" * 2000))
     assert channel.orders.get(timeout=2) == {"context": document}
     assert "want" not in channel.kept, "nobody is asked again for what is here"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+    | st.sampled_from(["context", "parts", "part", "ask", "leave", "ab" * 32]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["context", "part", "ask", "leave", "body", "mac", "peers",
+                                       "facts", "files", "text", "path"]), inner, max_size=4),
+    max_leaves=10,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hearing():
+    found = agent.Channel("n-1", TOKEN)
+    yield found
+    os.close(found.wake_read)
+    os.close(found.wake_write)
+
+
+@given(st.binary(max_size=200) | json_values.map(lambda v: json.dumps(v).encode()))
+def test_no_line_without_our_mac_is_an_order_or_stops_the_channel(hearing, line):
+    assert hearing.hear(line) in (True, False)
+    assert hearing.orders.empty() and hearing.coming is None
+
+
+@given(st.lists(json_values, max_size=4))
+def test_nothing_that_our_side_may_sign_stops_the_channel(hearing, bodies):
+    """A newer phx may say what this agent does not know."""
+    from contextualize.message import order
+
+    for body in bodies:
+        assert hearing.hear(order(body, Secret(TOKEN.encode()))) in (True, False)
+    while not hearing.orders.empty():
+        hearing.orders.get()
+    hearing.coming = None
 
 
 # files

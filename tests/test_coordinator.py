@@ -13,7 +13,8 @@ from contextualize.coordinator import Coordinator
 from contextualize.declared import Declared, Provide, Require
 from contextualize.exchange import Exchange
 from contextualize.identity import derive
-from contextualize.message import Given, Report
+from contextualize.message import Given, Report, Want
+from contextualize.part import named
 from contextualize.render import Documents
 from tests.invented import SECRET
 
@@ -157,7 +158,10 @@ anything = st.one_of(
               st.sampled_from(["b", "b2"]), st.sampled_from(["", "old"])),
     st.builds(fact, st.sampled_from(sorted(NODES)), st.sampled_from(["key", "up", "id", "x"]),
               st.sampled_from([None, b"SECRET-OF-HEAD", b"\xff"]), st.sampled_from(["b", "b2"])),
-    st.sampled_from([("opened", n) for n in NODES] + [("due", "")] + [("lose", "worker-2")]),
+    st.builds(Want, st.sampled_from(sorted(NODES)), st.just("b"), st.just(3), st.just(1.0),
+              st.lists(st.sampled_from(["no such part"]), max_size=2).map(tuple)),
+    st.sampled_from([("opened", n) for n in NODES] + [("forget", n) for n in NODES]
+                    + [("due", ""), ("hurry", ""), ("lose", "worker-2")]),
 )  # fmt: skip
 
 
@@ -169,11 +173,15 @@ def test_no_word_of_a_node_breaks_it_or_opens_what_is_not_its(words):
             c.hear(word)
         elif word[0] == "opened":
             c.opened(word[1])
+        elif word[0] == "forget" and word[1] in c.exchange.members:
+            c.forget(word[1])
+        elif word[0] == "hurry":
+            c.hurry()
         elif word[0] == "lose" and word[1] in c.exchange.members:
             c.lose(word[1])
         elif word[0] == "due":
             for node, body in c.due():
-                assert node in NODES
+                assert node in NODES and not c.missing(node), "only when it is complete"
                 if "context" in body and NODES[node] != "worker":
                     assert (
                         "SECRET-OF-HEAD" not in json.dumps(body["context"]["facts"])
@@ -189,3 +197,92 @@ def test_no_secret_in_what_is_shown(node):
     assert "SECRET" not in repr(c.exchange.facts("worker")) and "SECRET" not in repr(
         fact("head-1", "key", b"SECRET")
     )
+
+
+MANY = {"head-1": "head", **{f"worker-{n}": "worker" for n in range(1, 5)}, "other-1": "other"}
+
+
+def many(before=()):
+    members = tuple(
+        Member(derive(SECRET, "c", n), r, f"10.7.0.{i + 1}", 24)
+        for i, (n, r) in enumerate(MANY.items())
+    )
+    documents = Documents(Context("c", members, (), (), declared=ROLES))
+    return Coordinator(documents, Exchange(ROLES, MANY, {"worker": 2}), MANY, (), before)
+
+
+def test_nothing_changes_for_a_node_before_all_that_were_ready_have_repeated_what_they_gave():
+    """A quorum of two is there after the second of four: the head was told of all four, and is not told of fewer."""
+    first = many()
+    for n in range(1, 5):
+        first.hear(fact(f"worker-{n}", "id"))
+    first.hear(report("head-1", "booted"))
+    in_force = first._digest("head-1")
+    c = many(before=MANY)
+    c.hear(report("head-1", "booted"))
+    c.hear(report("head-1", "healthy", context=in_force))
+    for n in range(1, 5):
+        assert c.listens
+        c.hear(fact(f"worker-{n}", "id"))
+        c.hear(report(f"worker-{n}", "healthy", context="w", seq=1))
+        assert "head-1" not in [node for node, _ in c.due()]
+    assert not c.listens and c.settled("head-1")
+
+
+def test_who_was_ready_and_is_silent_holds_the_others_no_longer_than_it_may():
+    c = many(before=MANY)
+    c.hear(report("head-1", "booted"))
+    c.hear(report("head-1", "healthy", context="all four"))
+    for n in (1, 2, 3):
+        c.hear(fact(f"worker-{n}", "id"))
+        c.hear(report(f"worker-{n}", "healthy", context="w", seq=1))
+    assert "head-1" not in [node for node, _ in c.due()] and c.listens
+    c.hurry()
+    assert "head-1" in [node for node, _ in c.due()] and not c.listens
+
+
+def test_a_node_that_boots_again_takes_back_what_it_gave():
+    c = cluster()
+    c.hear(report("head-1", "booted"))
+    c.hear(fact("head-1", "key"))
+    c.hear(fact("head-1", "up", None))
+    assert not c.missing("worker-1")
+    c.hear(report("head-1", "booted", boot="b2"))
+    assert c.missing("worker-1") == ("key of head (0 of 1)", "up of head (0 of 1)")
+
+
+def test_parts_go_to_whose_document_has_them_and_each_line_is_made_once():
+    c = many()
+    c.hear(fact("head-1", "key", b"x" * 5000))
+    c.hear(fact("head-1", "up", None))
+    for node in MANY:
+        c.hear(report(node, "booted"))
+    told = {node: order["context"] for node, order in c.due() if isinstance(order, dict)}
+    [secret] = named(told["worker-1"])
+    for node in MANY:
+        c.hear(Want(node, "b", 5, 1.0, (secret, "ab" * 32)))
+    lines = dict(c.due())
+    assert set(lines) == {n for n, role in MANY.items() if role == "worker"}, (
+        "nobody else reads the key"
+    )
+    assert len({id(line) for line in lines.values()}) == 1
+
+
+def test_a_fact_for_one_role_is_no_work_for_the_others(monkeypatch):
+    """Of the others nothing is drawn, and nothing is looked at."""
+    c = many()
+    for node in MANY:
+        c.hear(report(node, "booted"))
+    c.due()
+    c.moved()
+    drawn = []
+    real = Documents.told
+    monkeypatch.setattr(
+        Documents,
+        "told",
+        lambda self, node, alike: (drawn.append(node), real(self, node, alike))[1],
+    )
+    for n in (1, 2):
+        c.hear(fact(f"worker-{n}", "id"))
+    assert told(c) == [("head-1", "context")] and set(drawn) == {"head-1"}
+    assert c.moved() == {"worker-1", "worker-2", "head-1"}

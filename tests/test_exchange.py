@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from contextualize.declared import Declared, Provide, Require, declared
-from contextualize.exchange import FACT_LIMIT, Exchange
+from contextualize.exchange import FACT_LIMIT, STAGES, Exchange
 from contextualize.requirements import flaws
 
 KEY = Provide("key", "file", "/k", secret=True, to=("worker",))
@@ -223,3 +224,136 @@ def test_ten_thousand_nodes():
     for _ in range(10_000):
         assert exchange.missing("worker") == ()
     assert len(exchange.facts("head")["id"]) == 9_999
+
+
+# any order of anything, beside a model that is nothing but what was said
+
+
+MACHINE = {
+    "head": Declared(
+        provides=(KEY, READY, Provide("early", "command", "x", early=True)),
+        requires=(Require("id", of="quorum", late=True), Require(stage="booted", role="worker", of=2)),
+    ),
+    "worker": Declared(
+        provides=(Provide("id", "hook"), Provide("up", "tcp", "1")),
+        requires=(Require("key"), Require("up", role="head"), Require("early", of="all")),
+    ),
+    "other": Declared(requires=(Require("up", of="all"), Require(stage="healthy", role="head"))),
+}  # fmt: skip
+MEMBERS = {"head-1": "head", "head-2": "head", "worker-1": "worker", "worker-2": "worker",
+           "worker-3": "worker", "other-1": "other"}  # fmt: skip
+QUORUM = {"worker": 2}
+nodes = st.sampled_from(sorted(MEMBERS))
+
+
+class Told(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.exchange = Exchange(MACHINE, MEMBERS, QUORUM)
+        self.members, self.facts, self.stage = dict(MEMBERS), {}, dict.fromkeys(MEMBERS, -1)
+        self.chosen = {}
+        self.before = self.seen()
+
+    # the model
+
+    def have(self, need, node):
+        if need.stage:
+            return self.members[node] == need.role and self.stage[node] >= STAGES.index(need.stage)
+        return need.role in ("", self.members[node]) and (node, need.fact) in self.facts
+
+    def gives(self, need):
+        """Nodes that could give it."""
+        names = {r for r, d in MACHINE.items() if any(p.name == need.fact for p in d.provides)}
+        names = {need.role} if need.stage else {r for r in names if need.role in ("", r)}
+        return [n for n, role in self.members.items() if role in names], names
+
+    def lacks(self, need):
+        could, names = self.gives(need)
+        wanted = {"one": 1, "all": max(1, len(could)),
+                  "quorum": sum(QUORUM.get(r, list(self.members.values()).count(r)) for r in names)}  # fmt: skip
+        return sum(self.have(need, n) for n in could) < wanted.get(need.of, need.of)
+
+    def missing(self, role, late):
+        return [need.late == late and self.lacks(need) for need in MACHINE[role].requires]
+
+    # what is asked of it
+
+    def seen(self):
+        return {
+            role: (self.exchange.missing(role), self.exchange.missing(role, late=True), self.exchange.facts(role))
+            for role in MACHINE
+        }  # fmt: skip
+
+    def took(self, touched):
+        """Whoever sees something else now was named: all others may keep what they have."""
+        after = self.seen()
+        assert {role for role in MACHINE if after[role] != self.before[role]} <= touched
+        self.before = after
+
+    @rule(
+        node=nodes,
+        name=st.sampled_from(["key", "up", "early", "id", "no"]),
+        value=st.sampled_from([None, b"a", b"b"]),
+    )
+    def tell(self, node, name, value):
+        role = self.members.get(node)
+        given = next((p for p in MACHINE[role].provides if p.name == name), None) if role else None
+        if role is None:
+            return
+        if given is None or (value is None) != given.ready:
+            with pytest.raises(ValueError, match=f"^{node} gave "):
+                self.exchange.tell(node, name, value)
+            self.took(set())
+            return
+        self.facts[node, name] = value
+        self.took(self.exchange.tell(node, name, value))
+
+    @rule(node=nodes, stage=st.sampled_from(STAGES))
+    def reach(self, node, stage):
+        if node in self.members:
+            self.stage[node] = STAGES.index(stage)
+            self.took(self.exchange.reach(node, stage))
+
+    def gone(self, node):
+        self.facts = {key: v for key, v in self.facts.items() if key[0] != node}
+        self.stage[node] = -1
+
+    @rule(node=nodes)
+    def forget(self, node):
+        if node in self.members:
+            self.gone(node)
+            self.took(self.exchange.forget(node))
+
+    @rule(node=nodes)
+    def lose(self, node):
+        if node in self.members and len(self.members) > 2:
+            self.gone(node)
+            del self.members[node]
+            self.took(self.exchange.lose(node))
+
+    @invariant()
+    def it_is_complete_when_all_is_there(self):
+        for role in MACHINE:
+            for late in (False, True):
+                assert len(self.exchange.missing(role, late)) == sum(self.missing(role, late))
+
+    @invariant()
+    def everybody_reads_what_it_may_and_nothing_else(self):
+        for role, declared_ in MACHINE.items():
+            readable = self.exchange.facts(role)
+            for name, of in readable.items():
+                assert name in {n.fact for n in declared_.requires}
+                for node, fact in of.items():
+                    giver = next(p for p in MACHINE[self.members[node]].provides if p.name == name)
+                    assert not giver.to or role in giver.to
+                    assert self.facts[node, name] == fact.value is not None
+            for need in declared_.requires:
+                if need.fact and need.of == "one" and need.fact in readable:
+                    [chosen] = readable[need.fact]
+                    old = self.chosen.get((role, need.fact))
+                    assert chosen == old or (old, need.fact) not in self.facts
+                    self.chosen[role, need.fact] = chosen
+
+
+TestTold = Told.TestCase
+TestTold.settings = settings(max_examples=60, stateful_step_count=25)

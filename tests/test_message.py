@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -12,14 +13,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from contextualize.exchange import FACT_LIMIT
 from contextualize.identity import Secret
 from contextualize.message import (
     LIMIT,
     MESSAGE,
     MOST,
+    PARTS,
     TAIL,
     BadMessage,
+    Given,
     Report,
+    Want,
     decode,
     encode,
     plain,
@@ -109,14 +114,37 @@ def test_a_body_that_proves_itself_is_still_a_report_or_refused(value):
     assert isinstance(found, Report) and found.node == "n-1"
 
 
-@pytest.mark.parametrize("key", sorted(set(BODY) - {"stage"}))
+WHO = {key: BODY[key] for key in ("node", "boot", "seq", "uptime")}
+SAID = {
+    Report: BODY,
+    Given: {**WHO, "fact": "key", "value": "AP8="},
+    Want: {**WHO, "want": ["ab" * 32]},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [(kind, key) for kind, body in SAID.items() for key in body if key != "stage"]
+)
 @given(json_values)
-def test_any_value_of_any_key(key, value):
+def test_any_value_of_any_key(kind, key, value):
     try:
-        found = decode(signed(json.dumps({**BODY, key: value})), "n-1", TOKEN)
+        found = decode(signed(json.dumps({**SAID[kind], key: value})), "n-1", TOKEN)
     except BadMessage:
         return
-    assert found.node == "n-1" and found.stage in ("booted", "contextualized", "healthy", "failed")
+    assert isinstance(found, kind) and found.node == "n-1" and 0 <= found.seq <= MOST
+    match found:
+        case Report():
+            assert found.stage in ("booted", "contextualized", "healthy", "failed")
+        case Given():
+            assert found.value is None or len(found.value) <= FACT_LIMIT
+        case Want():
+            assert all(len(part) == 64 for part in found.parts) and len(found.parts) <= PARTS
+
+
+@given(st.binary(max_size=5000))
+def test_a_fact_comes_as_it_was_given(value):
+    body = {**WHO, "fact": "key", "value": base64.b64encode(value).decode()}
+    assert decode(encode(body, TOKEN), "n-1", TOKEN).value == value
 
 
 @pytest.mark.parametrize(

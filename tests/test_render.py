@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from contextualize import template
+from contextualize import agent, template
 from contextualize.context import Context, Member
 from contextualize.declared import Declared, File, Provide, Require
 from contextualize.exchange import Fact
 from contextualize.identity import derive
+from contextualize.part import named, text_of, whole
 from contextualize.render import Documents
 from contextualize.template import TemplateError
 from tests.invented import SECRET
@@ -207,3 +208,63 @@ def test_a_file_of_a_fact_that_only_health_waits_for_comes_with_it(file):
     given = {"key": {"head-1": Fact("head-1", "key", b"v")}}
     told = {f["path"]: f for f in late.document("worker-1", given)["files"]}
     assert told["/f"]["text"] == "v"
+
+
+def test_an_error_of_a_template_holds_no_secret():
+    needs = (Require("key"), Require("id"))
+    facts = {"key": fact("head-1", b"5ecret\n", secret=True), "id": fact("head-1", b"plain", "id")}
+    for text in (
+        "{{ facts.key | int('x') + 1 }}{{ facts.key + 1 }}",
+        "{{ facts[facts.key] }}",
+        "{{ [][facts.key] }}",
+    ):
+        with pytest.raises(TemplateError) as caught:
+            rendered(text, facts, needs)
+        assert "5ecret" not in str(caught.value) and caught.value.__cause__ is None
+    with pytest.raises(TemplateError, match="has no attribute 'plain'"):
+        rendered("{{ facts[facts.id] }}", facts, needs)
+
+
+def test_what_is_the_same_on_every_node_is_rendered_once(monkeypatch):
+    """Of 40 workers: one rendering of what does not look at `this`, and every long text once in memory."""
+    files = [File("/shared", "0644", text="{% for n in nodes %}{{ n }} {{ n.address }} {{ n.full }}\n{% endfor %}"),
+             File("/own", "0644", text="{{ this }}")]  # fmt: skip
+    documents = Documents(context(workers=40, files=files))
+    said = []
+    real = template.Templates.render
+    monkeypatch.setattr(
+        template.Templates,
+        "render",
+        lambda self, path, *a: (said.append(path), real(self, path, *a))[1],
+    )
+    alike = documents.alike("worker")
+    told = [documents.told(f"worker-{n}", alike) for n in range(1, 41)]
+    assert said.count("/shared") == 1 and said.count("/own") == 40
+    assert (
+        len({json.dumps(t["files"][-2]) for t in told}) == 1
+        and "part" in told[0]["files"][-2]["text"]
+    )
+    assert len({t["digest"] for t in told}) == 40
+    for t in told:
+        assert len(json.dumps(t)) < 6000, "it does not grow with the cluster"
+        assert (
+            whole(t, alike.parts)["digest"]
+            == t["digest"]
+            == documents.document(t["files"][0]["text"].strip())["digest"]
+        )
+
+
+def test_the_agent_puts_parts_in_their_places_as_we_do():
+    documents = Documents(context(workers=40))
+    alike = documents.alike("worker")
+    told = documents.told("worker-1", alike)
+    texts = {digest: text_of(value) for digest, value in alike.parts.items()}
+    assert named(told) == agent.parts_of(told) == {agent.part_of(v) for v in alike.parts.values()}
+    assert agent.whole(told, texts) == whole(told, alike.parts) == documents.document("worker-1")
+
+
+def test_who_sees_others_but_not_its_like_is_told_of_itself_too():
+    documents = Documents(context(workers=3, sees=("head",)))
+    told = documents.document("worker-2")
+    assert [p["name"] for p in told["peers"]] == ["worker-2", "head-1"]
+    assert told == documents.told("worker-2", documents.alike("worker")), "nothing is long"

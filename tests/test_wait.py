@@ -382,3 +382,47 @@ def test_a_fact_travels_to_those_who_require_it_and_to_nobody_else(late):
     for name in ("worker-1", "worker-2"):
         assert b"AP8=" in late.agents[name].heard
     assert b"AP8=" not in late.agents["head-1"].heard
+
+
+# what was ready, and what never can be
+
+
+def test_healthy_others_that_nobody_asks_are_no_part_of_every_node(bench):
+    """Two of sixteen fail alike: the role as a whole did not, and it can spare them."""
+    bench.say("head-1", *ALL)
+    for name in ("worker-1", "worker-2"):
+        bench.say(name, "booted", "failed", message="hook x: exit 7")
+    rows = bench.wait(spare={"worker": 4}, counts={"worker": 16}, tries=1)
+    assert [rows[n].stage for n in ("worker-1", "worker-2")] == ["failed", "failed"]
+
+
+def test_a_failure_after_it_was_ready_counts(bench):
+    """A later context is the one that counts: its hook of change failed."""
+    bench.say("head-1", *ALL)
+    bench.say("worker-1", *ALL)
+
+    def then(rows):
+        if any(r.name == "worker-1" and r.stage == "healthy" for r in rows):
+            bench.say("worker-1", "failed", message="hook change: exit 1")
+
+    with pytest.raises(WorkFailed, match="worker-1 failed: hook change: exit 1"):
+        bench.wait(tell=then)
+
+
+def test_who_waits_for_what_can_never_come_waits_no_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(brokers, "RETRY", 0.01)
+    monkeypatch.setattr(wait, "LOOK", 0.02)
+    reads = "    ssh_to: [worker]\n    context: {requires: [{fact: id, of: 2}]}\n"
+    text = CLUSTER.replace("    ssh_to: [worker]\n", reads).rstrip()
+    found = Bench(tmp_path, text + "\n    context: {provides: [{name: id, command: hostname}]}\n")
+    found.say("head-1", "booted")
+    found.say("worker-1", *ALL)
+    found.say("worker-2", "booted", "failed", message="hook x: exit 7")
+    started = time.monotonic()
+    never = r"head-1 can never be ready: it waits for id of worker \(1 left of 2\); worker-2 failed: hook x: exit 7"
+    with pytest.raises(WorkFailed, match=never):
+        found.wait(timeout=30, spare={"worker": 1}, tries=1)
+    assert time.monotonic() - started < 3
+    for agent in found.agents.values():
+        agent.ended.set()
+        agent.join(2)
