@@ -127,7 +127,7 @@ class Wait:
     def until_ready(self) -> dict[str, NodeRow]:
         """Each awaited node's row once enough are healthy. Raises WorkFailed or TimedOut."""
         started = time.monotonic()
-        deadline, look, patient = started + self.limits.total, started + LOOK, True
+        look, patient = started + LOOK, True
         channels = {
             n: (w.watched.channel, w.watched.token)
             for n, w in self.ways.items() if not w.watched.silent
@@ -137,7 +137,7 @@ class Wait:
         ) as broker:
             try:
                 while True:
-                    now = time.monotonic()
+                    now, deadline = time.monotonic(), started + self.limits.total
                     if patient and now >= started + ANSWER:
                         patient = False
                         self.coordinator.hurry()

@@ -17,11 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster import domain, wait
-from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.hosts.hypervisor import FakeHypervisor, Seen
 from cluster.ledger import ClusterRow, Ledger, NodeRow
 from contextualize import broker as brokers
 from contextualize.coordinator import Coordinator
@@ -30,7 +31,7 @@ from tests.invented import SECRET, drawn
 TEXT = """\
 cluster: demo
 network: 10.7.0.0/24
-hook_limit: 5s
+hook_limit: 60s
 roles:
   head:
     image: worker
@@ -177,12 +178,22 @@ def run_site(folder: str, text: str, total: float) -> None:
             print("failed", str(cause).partition("\n")[0], file=said)
 
 
+class Machines(FakeHypervisor):
+    """Machines in memory; somebody may look on when they are looked at."""
+
+    onlooker: Callable[[], None] = staticmethod(lambda: None)
+
+    def observe(self) -> tuple[Seen, ...]:
+        self.onlooker()
+        return super().observe()
+
+
 class Lab:
     def __init__(self, folder: Path, text: str = TEXT, fresh: bool = True) -> None:
         self.folder, self.text = folder, text
         self.plan = drawn(text)
         self.nodes = {n.name: n for n in self.plan.nodes}
-        self.hypervisor = FakeHypervisor()
+        self.hypervisor = Machines()
         self.agents: dict[str, Any] = {}
         self.ports: dict[str, Qemu] = {}
         self.sites: list[Any] = []
@@ -240,9 +251,11 @@ class Lab:
     # our side
 
     def wait(
-        self, total: float = 20, tell: Callable[[Sequence[NodeRow]], Any] = lambda _: None,
-        again: Sequence[str] = (), mend: Callable[[str], None] | None = None, **limits: Any,
+        self, total: float = 60, tell: Callable[[Sequence[NodeRow]], Any] = lambda _: None,
+        again: Sequence[str] = (), mend: Callable[[str], None] | None = None,
+        late: Callable[[wait.Wait], bool] = lambda _: False, **limits: Any,
     ) -> dict[str, NodeRow]:  # fmt: skip
+        """late  when it holds, the deadline has come: no machine is too slow for a test"""
         rows = {r.name: r for r in self.ledger.nodes("demo")}
         watched = [
             wait.Watched(rows[n.name], n.domain, self.folder / n.name / "host", n.identity.token, "base")
@@ -255,12 +268,19 @@ class Lab:
             self.ledger.tell(*rows)
             tell(rows)
 
-        return wait.Wait(
+        found = wait.Wait(
             watched, coordinator, self.hypervisor, wait.Limits(total, **limits), keep,
             self.console, mend or self.mended.append,
-        ).until_ready()  # fmt: skip
+        )  # fmt: skip
 
-    def site(self, total: float = 20) -> Any:
+        def look() -> None:
+            if late(found):
+                found.limits = replace(found.limits, total=0.0)
+
+        self.hypervisor.onlooker = look
+        return found.until_ready()
+
+    def site(self, total: float = 60) -> Any:
         """A wait in a process of its own."""
         args = (str(self.folder), self.text, total)
         self.sites.append(_processes.Process(target=run_site, args=args, daemon=True))
@@ -289,7 +309,7 @@ class Lab:
                     os.killpg(int(entry.name), signal.SIGKILL)
 
 
-def until(true: Callable[[], Any], patience: float = 10.0, what: Callable[[], Any] = str) -> None:
+def until(true: Callable[[], Any], patience: float = 30.0, what: Callable[[], Any] = str) -> None:
     deadline = time.monotonic() + patience
     while not true():
         assert time.monotonic() < deadline, what()

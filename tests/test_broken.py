@@ -134,7 +134,7 @@ def test_an_agent_is_killed_and_its_unit_starts_another(lab, gated):
     lab.start("worker-1")
     for name in ("given", "hook", "healthy", "second"):
         (lab.folder / name).touch()
-    site.join(10)
+    site.join(60)
     assert lab.said()[-1] == "ended healthy"
     assert (lab.root("worker-1") / "etc/key").read_text() == "secret"
 
@@ -149,7 +149,7 @@ def test_an_agent_that_was_killed_gives_the_same_fact_again(lab):
     lab.start("head-1")
     until(lambda: "healthy" in lab.console("head-1").rpartition("booted")[2], what=lab.said)
     (lab.folder / "second").touch()
-    site.join(10)
+    site.join(60)
     assert lab.said()[-1] == "ended healthy"
     keys = {(lab.root(f"worker-{n}") / "etc/key").read_bytes() for n in (1, 2)}
     assert len(keys) == 1 and len(keys.pop()) == 40
@@ -170,15 +170,24 @@ def test_a_hook_of_a_dead_agent_does_not_run_beside_its_successors(lab):
 # nodes
 
 
+def reached(*wanted):
+    """Whether the nodes are at the stages: what a deadline waits for."""
+    return lambda w: all(w.ways[node].row.stage == stage for node, stage in wanted)
+
+
 def test_a_node_that_boots_and_hangs(lab):
     gate(lab, "head-1", "given")
     lab.boot()
-    site = lab.site(0.8)
-    until(lambda: "worker-1 booted" in lab.said(), what=lab.said)
-    os.kill(lab.agents["worker-1"].pid, signal.SIGSTOP)
-    (lab.folder / "given").touch()
-    site.join(5)
-    assert lab.said()[-1] == "failed 1 of 3 nodes are not ready after 1 s"
+
+    def hang(rows):
+        if any(r.name == "worker-1" and r.stage == "booted" for r in rows):
+            os.kill(lab.agents["worker-1"].pid, signal.SIGSTOP)
+            (lab.folder / "given").touch()
+
+    with pytest.raises(
+        TimedOut, match=r"1 of 3 nodes are not ready .*\nworker-1 hung after stage booted; the end"
+    ):
+        lab.wait(tell=hang, late=reached(("head-1", "healthy"), ("worker-2", "healthy")))
     os.kill(lab.agents["worker-1"].pid, signal.SIGCONT)
     assert healthy(lab.wait()), "what hung goes on with what it was told"
 
@@ -218,7 +227,7 @@ def test_whom_the_head_waits_for_is_named(lab):
     lab.boot()
     hung = r"head-1 hung after stage contextualized; it waits for id of worker \(1 of 2\)"
     with pytest.raises(TimedOut, match=hung):
-        lab.wait(0.5)
+        lab.wait(late=reached(("head-1", "contextualized"), ("worker-1", "healthy")))
 
 
 # what nodes say
@@ -263,12 +272,11 @@ def test_who_never_boots_and_who_says_what_no_agent_says(lab):
                 speaking.append(threading.Thread(target=one.say, args=(data[one.node],)))
                 speaking[-1].start()
 
-    started = time.monotonic()
     with pytest.raises(TimedOut) as caught:
-        lab.wait(0.8, tell=say)
-    assert time.monotonic() - started < 3
+        good = reached(("head-1", "healthy"), ("worker-1", "healthy"))
+        lab.wait(tell=say, late=lambda w: len(w.refused) == 4 and good(w))
     text = str(caught.value)
-    assert text.startswith("5 of 7 nodes are not ready after 1 s\n")
+    assert text.startswith("5 of 7 nodes are not ready after 0 s\n")
     for node, what in (
         ("worker-2", "the end of its console:"),
         ("worker-3", "worker-3 sent a report with a wrong token"),
@@ -298,7 +306,7 @@ def test_one_fact_with_two_values(lab):
     started = time.monotonic()
     with pytest.raises(WorkFailed, match="head-1 failed: it gave key twice, with different values"):
         lab.wait(tell=say)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 50
     head.port.close()
 
 
@@ -340,7 +348,7 @@ def test_hooks_that_talk_much_in_bytes_and_leave_daemons(lab):
     lab.hook("worker-2", f"sleep 60 & echo $! > {lab.folder}/daemon", name="20-daemon")
     lab.boot()
     started = time.monotonic()
-    assert healthy(lab.wait()) and time.monotonic() - started < 5
+    assert healthy(lab.wait()) and time.monotonic() - started < 50
     os.kill(int((lab.folder / "daemon").read_text()), signal.SIGKILL)
 
 
@@ -352,11 +360,10 @@ def test_a_hook_that_fails_in_bytes_drives_no_terminal(lab):
     assert str(caught.value).endswith("20-bytes: exit 3\n    | \N{REPLACEMENT CHARACTER}no disk")
 
 
-@pytest.mark.parametrize("lab", [TEXT.replace("5s", "1s")], indirect=True)
 def test_a_hook_that_never_ends(lab):
     lab.hook("worker-1", "echo begun; while :; do sleep 0.1; done", name="20-long")
+    seed = lab.folder / "worker-1" / "seed.json"
+    seed.write_text(seed.read_text().replace('"hook_limit": 60', '"hook_limit": 1'))
     lab.boot()
-    with pytest.raises(
-        WorkFailed, match=r"worker-1 failed: hook .*/20-long: took longer than 1 s\n    \| begun"
-    ):
+    with pytest.raises(WorkFailed, match=r"worker-1 failed: hook .*/20-long: took longer than 1 s"):
         lab.wait()
