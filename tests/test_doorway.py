@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import time
 
 import pytest
@@ -25,6 +26,14 @@ from tests.invented import SECRET
 TOKENS = {"n-1": Secret(b"one"), "n-2": Secret(b"two")}
 OWN = certificate(SECRET, "c")
 DOCUMENT = {"peers": [], "facts": {}, "files": [], "data": {}, "digest": "d"}
+
+
+class Channel(agent.Channel):
+    """The real one; its thread can be ended."""
+
+    def run(self):
+        with contextlib.suppress(SystemExit):
+            super().run()
 
 
 class Hall:
@@ -52,6 +61,26 @@ class Hall:
 
 
 @pytest.fixture
+def channels(hall):
+    """Starts a real channel; its thread ends with the test, since others patch what it calls."""
+    started = []
+
+    def start(channel):
+        started.append(channel)
+        channel.start()
+        return channel
+
+    yield start
+    hall.broker.__exit__()
+    hall.doorway.__exit__()
+    for channel in started:
+        channel.open = sys.exit
+    for channel in started:
+        channel.join(5)
+        assert not channel.is_alive()
+
+
+@pytest.fixture
 def hall(tmp_path, monkeypatch):
     monkeypatch.setattr(agent, "AGAIN", 0.02)
     monkeypatch.setattr(agent, "POLL", 0.01)
@@ -76,11 +105,11 @@ def enter(hall, node="n-1", token=None, **more):
     return agent.Secure(node, token or TOKENS[node].reveal(), told(hall, **more))
 
 
-def test_reports_and_orders_go_both_ways(hall):
-    channel = agent.Channel("n-1", "one", https=told(hall))
+def test_reports_and_orders_go_both_ways(hall, channels):
+    channel = Channel("n-1", "one", https=told(hall))
     channel.report("booted")
     channel.give("big", b"x" * (1 << 20))
-    channel.start()
+    channels(channel)
     hall.steps(lambda: len(hall.heard) == 2)
     large = {**DOCUMENT, "data": {"a": "ä" * 500_000}}
     hall.broker.send("n-1", {"context": large})
@@ -88,10 +117,10 @@ def test_reports_and_orders_go_both_ways(hall):
     assert channel.orders.get() == {"context": large} and hall.refused == []
 
 
-def test_a_broker_that_died_is_followed_by_one_that_hears_all(hall, tmp_path):
-    channel = agent.Channel("n-1", "one", https=told(hall))
+def test_a_broker_that_died_is_followed_by_one_that_hears_all(hall, tmp_path, channels):
+    channel = Channel("n-1", "one", https=told(hall))
     channel.report("booted")
-    channel.start()
+    channels(channel)
     hall.steps(lambda: hall.heard)
     hall.broker.__exit__()
     hall.doorway.__exit__()

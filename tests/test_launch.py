@@ -43,7 +43,7 @@ def site(tmp_path, monkeypatch):
     host = replace(LAB, kind="libvirt", folder=str(tmp_path), run=str(tmp_path), accelerator="qemu")
     found.ledger.put_host(host)
 
-    def apply(plan, actions, _host, hypervisor, _report):
+    def apply(_plan, actions, _host, hypervisor, *_):
         for action in actions:
             if isinstance(action, Launch | Replace | Resume):
                 node = action.node
