@@ -159,7 +159,10 @@ def test_a_hook_of_a_dead_agent_does_not_run_beside_its_successors(lab):
     noted = lab.folder / "pid"
     lab.hook("head-1", f"echo $$ > {noted}; {KEY}; exec sleep 60", name="20-long")
     lab.boot("head-1")
-    until(lambda: noted.exists() and noted.read_text())
+    known = lab.root("head-1") / "run/philoxenia/running"
+    until(
+        lambda: noted.exists() and known.exists() and noted.read_text().strip() in known.read_text()
+    )
     process = Path("/proc", noted.read_text().strip(), "stat")
     lab.kill("head-1")
     lab.hook("head-1", KEY, name="20-long")
