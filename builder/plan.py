@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import InputError, Problem
+from builder.language.entries import EXT4, Kernel, Root
 from builder.language.flat import Flat, Part
-from builder.language.sections import EXT4, Kernel, Root
 from builder.steps import (
     Accounts,
     Bootstrap,

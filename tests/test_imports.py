@@ -53,7 +53,7 @@ PURE = {
     *(f"builder/images/{m}.py" for m in ("manifest", "initrd")),
     *(f"builder/images/sbom/{m}.py" for m in ("inventory", "licences", "purl")),
     *(f"builder/images/ext4/{m}.py" for m in ("geometry", "inode", "groups", "layout", "attributes")),
-    *(f"builder/language/{m}.py" for m in ("kinds", "sections", "context", "chain", "scope", "accounts")),
+    *(f"builder/language/{m}.py" for m in ("kinds", "entries", "sections", "context", "chain", "scope", "accounts")),
     *(f"builder/language/{m}.py" for m in ("deployment", "flat", "part", "recipe")),
     *(f"contextualize/{m}.py" for m in ("identity", "context", "message", "exchange", "render")),
     *(f"contextualize/{m}.py" for m in ("declared", "requirements", "part", "template")),

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from builder.errors import InputError, explain
 from builder.language import recipe
 from builder.language.accounts import Account
+from builder.language.entries import Kernel, Root
 from builder.language.flat import Placed, PlacedDirectory
-from builder.language.sections import Kernel, Root
 from builder.plan import Facts, Output, plan
 from builder.steps import (
     Accounts,

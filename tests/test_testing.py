@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from builder.errors import InputError, WorkFailed
+from builder.language.entries import Kernel
 from builder.language.flat import CheckFile, Flat
-from builder.language.sections import Kernel
 from builder.testing import gate, record, session, static
 from builder.testing.session import Case, Outcome
 from cluster import trial

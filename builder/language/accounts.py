@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.document import Place
+from builder.language.entries import User
 from builder.language.scope import Scope
-from builder.language.sections import User
 
 
 @dataclass(frozen=True, slots=True)

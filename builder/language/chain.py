@@ -13,8 +13,9 @@ from pathlib import Path
 
 from builder.document import Document, by_line, check, read
 from builder.errors import InputError, Problem, close, shown
+from builder.language.entries import Parameter
 from builder.language.kinds import Value
-from builder.language.sections import Fragment, Parameter, Recipe, Sections, keys
+from builder.language.sections import Fragment, Recipe, Sections, keys
 
 Load = Callable[[Path], bytes]
 

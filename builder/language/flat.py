@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass, field
 
 from builder.language.accounts import Account
+from builder.language.entries import EXT4, Kernel, Root
 from builder.language.kinds import Value
-from builder.language.sections import EXT4, Kernel, Root
 
 
 @dataclass(frozen=True, slots=True)

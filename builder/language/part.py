@@ -8,6 +8,14 @@ from builder.document import Document, Place
 from builder.errors import Problem
 from builder.language.accounts import Numbers
 from builder.language.chain import Link, Source
+from builder.language.entries import (
+    CapabilityWhen,
+    File,
+    PackageWhen,
+    PythonPackage,
+    UnitWhen,
+    User,
+)
 from builder.language.flat import (
     Archive,
     Fetched,
@@ -27,14 +35,6 @@ from builder.language.kinds import (
     plain_url,
 )
 from builder.language.scope import Scope
-from builder.language.sections import (
-    CapabilityWhen,
-    File,
-    PackageWhen,
-    PythonPackage,
-    UnitWhen,
-    User,
-)
 
 Fetch = Callable[[Document, Place, str], bytes]
 

@@ -21,10 +21,10 @@ from builder.errors import InputError, Problem, close
 from builder.language.accounts import Numbers
 from builder.language.chain import Link, Load, chain, decide, names_in, reason
 from builder.language.deployment import merged, told
+from builder.language.entries import EXT4, Kernel
 from builder.language.flat import CheckFile, Flat
 from builder.language.part import Fetch, part_of
 from builder.language.scope import Scope
-from builder.language.sections import EXT4, Kernel
 
 ROOT_SUITES = ("bookworm",)
 
