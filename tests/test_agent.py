@@ -316,6 +316,7 @@ def test_news_come_as_they_are_and_every_question_starts_anew(channel, talk):
 
 def test_a_question_in_pieces_after_rubbish(channel, talk):
     channel.report("booted")
+    assert [r.seq for r in lines(talk, 1)] == [1], "unasked"
     for part in (b"\x00rubbish\n", ASK[:5], ASK[5:]):
         talk.sendall(part)
     assert [r.seq for r in lines(talk, 1)] == [1]
