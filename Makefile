@@ -25,9 +25,9 @@ fast: setup
 lint: setup
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-## make bench   measured times beside their targets
+## make bench   measured times beside their targets; ONLY=assembly (or launch, context, memory) is one part
 bench: setup
-	@$(SUDO) $(PY) -m tests.bench
+	@$(SUDO) $(PY) -m tests.bench $(ONLY)
 
 ## make setup   Debian packages and .venv, each only if missing (the others do this by themselves)
 setup:

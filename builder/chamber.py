@@ -129,7 +129,7 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
     def _overlay(self, bare: bool = False) -> str:
         """Shell lines that mount the merged tree; `bare` binds the empty tree itself when nothing is below.
 
-        volatile: a step's fsync waits for nothing. dpkg asks for 1,200 in a first layer (2 s on a quiet disk), and what
+        volatile: a step's fsync waits for nothing. dpkg asks for 1,200 in a first layer (2 s), and what
         they protect is thrown away unless the step ends.
         """
         if bare and not self.below:

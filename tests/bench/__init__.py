@@ -6,6 +6,7 @@ Each figure is the median of its runs; a peer, where there is one, runs in the s
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from builder.terminal import Terminal
+from builder.terminal import Terminal, home
 
 PHX = str(Path(sys.executable).with_name("phx"))
 NONE = float("nan")
@@ -25,6 +26,17 @@ def phx(*words: str, **environment: str) -> str:
     if done.returncode != 0:
         sys.exit(f"phx {' '.join(words)}: {done.stderr}")
     return done.stdout
+
+
+def fresh_home(name: str) -> Path:
+    """An empty home below ours, with our packages and locks: a warm package cache, and no layer."""
+    phx("build", "base")
+    here = home() / "bench" / name
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir(parents=True)
+    for kept in ("packages", "locks", "apt"):
+        (here / kept).symlink_to(home() / kept)
+    return here
 
 
 def timed(act: Callable[[], object], runs: int = 1) -> float:

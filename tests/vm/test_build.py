@@ -9,11 +9,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests import narrow
 from tests.vm.conftest import PHX, REPO, Phx, eventually
 
 pytestmark = pytest.mark.root
@@ -291,32 +292,17 @@ run:
     assert "/off/" not in names
 
 
-@pytest.fixture
-def narrow() -> Iterator[Path]:
-    """A cgroup with 300 MiB of memory, whichever version the machine has; its processes file."""
-    top = Path("/sys/fs/cgroup/memory")
-    limit = "memory.limit_in_bytes"
-    if not top.is_dir():
-        top, limit = Path("/sys/fs/cgroup"), "memory.max"
-        (top / "cgroup.subtree_control").write_text("+memory")
-    group = top / f"phx-test-{os.getpid()}"
-    group.mkdir()
-    try:
-        (group / limit).write_text(str(300 << 20))
-        yield group / "cgroup.procs"
-    finally:
-        group.rmdir()
-
-
-def test_a_tree_larger_than_the_memory(library: Callable[..., Phx], narrow: Path) -> None:
+def test_a_tree_larger_than_the_memory(library: Callable[..., Phx]) -> None:
     phx = library(
         large="from: base\nsize: 1500M\nrun:\n  - {name: fill, script: 'head -c 1G /dev/urandom > /data'}\n"
     )
-    done = subprocess.run(
-        ["sh", "-c", f"echo $$ > {narrow}; exec {PHX} build large"],
-        env=phx.env, cwd=REPO, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    with narrow.memory(300 << 20) as group:
+        done = subprocess.run(
+            ["sh", "-c", f"echo $$ > {group}/cgroup.procs; exec {PHX} build large"],
+            env=phx.env, cwd=REPO, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert narrow.killed(group) == 0
     disk = folder(phx, "large") / "disk.raw"
     digest = dict(phx.json("image", "show", "large")["digests"])["disk.raw"]  # type: ignore[call-overload,index]
     with disk.open("rb") as file:
