@@ -60,3 +60,10 @@ def test_a_client_writes_to_the_file_server_and_comes_back_after_a_reboot(
         return done.stdout == "hello\n"
 
     eventually("the client mounts again", back, 90)
+
+
+@pytest.mark.parametrize("name", ["squid", "jupyter"])
+def test_an_appliance_passes_its_own_tests(image: Phx, sandbox: str, name: str) -> None:
+    """squid's cluster has web in it; the others are tested here by what is above, and on their trees by the build."""
+    image.run("build", "python", "web", name, timeout=600)
+    image.run("test", name, "--host", sandbox, timeout=400)
