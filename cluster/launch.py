@@ -39,6 +39,7 @@ from contextualize import requirements, template
 from contextualize.coordinator import Coordinator
 from contextualize.declared import Declared
 from contextualize.identity import Secret, derive, operator_key
+from contextualize.render import VERSION
 
 if TYPE_CHECKING:
     from contextualize.doorway import Doorway
@@ -226,6 +227,10 @@ def _images(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Mani
             problems += cause.problems
             continue
         found[role.image] = image
+        if image.agent not in (0, VERSION):
+            what = f"the agent of image {image.short} reads seeds of version {image.agent}, not {VERSION}"
+            hint = f"phx build {image.name}"
+            problems.append(document.problem(("roles", name, "image"), what, hint))
         if role.disk < image.size:
             what = f"a disk of {role.disk >> 20}M is smaller than the image's {image.size >> 20}M"
             problems.append(document.problem(("roles", name, "disk"), what, "write a larger disk"))

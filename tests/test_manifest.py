@@ -19,6 +19,7 @@ NEWER = (
     "max_age",
     "context",
     "contextualization",
+    "agent",
     "wheels",
     "papers",
     "origin",

@@ -196,3 +196,18 @@ def test_a_newer_image_concerns_up_and_nobody_else(site):
     other.data["roles"]["worker"]["image"] = "worker:latest"
     parsed, _ = launch.kept(site, cluster, other)
     assert parsed.roles["worker"].image == "worker:latest", "another name is another wish"
+
+
+def test_an_image_whose_agent_reads_other_seeds_is_refused(site):
+    old = replace(IMAGE, id="8" * 64, agent=1, built="2031-01-01T00:00:00+00:00")
+
+    def make(folder):
+        (folder / "manifest.json").write_text(old.to_json())
+        return old
+
+    site.catalog.add(make)
+    with pytest.raises(InputError) as caught:
+        draft(site, DEMO)
+    said = explain(caught.value)
+    assert "roles.head.image: the agent of image 888888888888 reads seeds of version 1" in said
+    assert "hint: phx build worker" in said

@@ -53,7 +53,7 @@ def make(
         listing = chamber.outside(
             'cd "$m"; ls lib/modules | head -1; cat lib/modules/*/modules.dep; echo ==; '
             "cat lib/modules/*/modules.builtin; echo ==; "
-            "ls usr/lib/philoxenia/agent.py 2>/dev/null || :; echo ==; "
+            "sed -n 's/^VERSION = //p' usr/lib/philoxenia/agent.py 2>/dev/null || :; echo ==; "
             "dpkg-query --admindir=$m/var/lib/dpkg -W "
             "-f '${Package}\\t${Version}\\t${Architecture}\\t${source:Package}\\n'",
             timeout=TIMEOUT,
@@ -100,6 +100,7 @@ def make(
         max_age=plan.max_age or 0, context=json.loads(plan.context or "{}"),
         papers=tuple(sorted(papers.items())),
         contextualization=manifest.contextualization(bool(agent), installed),
+        agent=int(agent or 0),
     )  # fmt: skip
     (into / "manifest.json").write_text(made.to_json())
     return made

@@ -92,6 +92,8 @@ class Manifest:
     papers: tuple[tuple[str, str], ...] = ()
     """sha256 of what describes the image and lies beside it: inventory and provenance. No part of the identity."""
     contextualization: Contextualization = "agent"
+    agent: int = 0
+    """Version of the seeds that the agent in it reads; 0: there is none, or it is not known."""
     wheels: tuple[WheelFact, ...] = ()
     """What pip installed: the recipe's `pip` and what that needs, in the order of names."""
     origin: Origin | None = None
