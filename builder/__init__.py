@@ -32,4 +32,11 @@ Decisions:
             and other bytes with another e2fsprogs.
 2026-11-25  A filesystem that we did not make is looked at by libguestfs, in a machine of its own (7 s to start under
             emulation, 5 s more to find out what is on the disk), and never mounted by our own kernel.
+2026-11-25  A build's secret comes by a pipe and is looked for in the layer afterwards. Its name is an input of the
+            layer, its value is not: who gets another token gets the same image.
+2026-11-25  Python packages are wheels only: compiling would bring a compiler in, and other bytes each time. The pip
+            that installs them is locked as they are, and stays out of the image.
+2026-11-25  An archive of a child's counts for the child alone, and its date for nobody: parents' layers stay shared.
+2026-11-25  A lock renewed in part keeps its date, because the date is an input of the first layer.
+2026-11-25  A recipe with a matrix makes no image of its own name: which variant that is would be a guess.
 """

@@ -72,7 +72,8 @@ def build(
     """Build an appliance image from a recipe; what is there already is not made again."""
     from builder import line, secrets
     from builder.choice import asked, pairs
-    from builder.packages.lock import beside, difference
+    from builder.packages.lock import difference
+    from builder.packages.lock import found as found_lock
 
     terminal = Terminal()
     images = asked(recipes, all_, library())
@@ -86,7 +87,7 @@ def build(
     shop = line.Line(home(), library(), terminal.report, layers_max(), known, shell)
     flat = shop.load(image, pairs(set_ or []))
     _asked_for(known, [flat])
-    if refresh and not beside(image.folder, flat).is_file():
+    if refresh and not found_lock(image.folder, flat):
         for name, was, new in difference(*shop.locks.refresh(flat)):
             terminal.report(f"{name}: {was} -> {new}")
     facts, origin = shop.locks.facts(flat, image.folder)

@@ -65,7 +65,7 @@ class Line:
         for chosen in images:
             try:
                 flat = self.load(chosen, given)
-                if refresh and not lock.beside(chosen.folder, flat).is_file():
+                if refresh and not lock.found(chosen.folder, flat):
                     self.locks.refresh(flat)
                 found = self.locks.facts(flat, chosen.folder)[0]
                 self._demand_secrets(flat, plan.plan(flat, found))

@@ -194,6 +194,11 @@ def test_each_variant_has_a_lock_of_its_own(tmp_path):
     assert lock.beside(folder, plain) == folder / "recipe.lock"
     assert lock.beside(folder, small) == folder / "recipe.small.lock"
     assert lock.key(plain) == lock.key(small)
+    assert lock.found(folder, small) is None
+    (folder / "recipe.lock").write_text("{}")
+    assert lock.found(folder, small) == lock.found(folder, plain) == folder / "recipe.lock"
+    (folder / "recipe.small.lock").write_text("{}")
+    assert lock.found(folder, small) == folder / "recipe.small.lock"
 
 
 def test_differences_by_name():

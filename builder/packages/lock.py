@@ -32,6 +32,12 @@ def beside(folder: Path, recipe: Flat) -> Path:
     return folder / (f"recipe.{recipe.variant}.lock" if recipe.variant else "recipe.lock")
 
 
+def found(folder: Path, recipe: Flat) -> Path | None:
+    """The lock that counts: the recipe's own file; of a variant without one, recipe.lock; None when there is none."""
+    own, common = beside(folder, recipe), folder / "recipe.lock"
+    return next((path for path in (own, common) if path.is_file()), None)
+
+
 def key(recipe: Flat) -> str:
     """Digest of the questions that the lock answers. Orders inside a part do not matter."""
     asked: list[Any] = [

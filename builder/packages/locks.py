@@ -46,8 +46,7 @@ class Locks:
     def facts(self, flat: Flat, folder: Path) -> tuple[Facts, str]:
         """The exact packages, and where they come from in words. InputError for a stale recipe.lock."""
         key = lock.key(flat)
-        beside = lock.beside(folder, flat)
-        if beside.is_file():
+        if beside := lock.found(folder, flat):
             known, of = lock.from_json(beside.read_text(), str(beside))
             if of != key:
                 what = "is of other packages than the recipe now asks for"

@@ -38,7 +38,7 @@ def renew(
     }
     bare = {name: name.partition("=")[0] for name in names}
     strange = [
-        Problem(f"--update {name}", "no such package in the lock", close(short, debian | wheels))
+        Problem(f"--update {name}", "no such package in the lock", _near(short, debian | wheels))
         for name, short in bare.items()
         if short not in debian and pip.normalized(short) not in wheels
     ]
@@ -51,6 +51,12 @@ def renew(
         recipe, python, report, _kept(old, {pip.normalized(short) for short in bare.values()})
     )
     return replace(found, installer=old.installer or installer, wheels=fresh)
+
+
+def _near(name: str, known: set[str]) -> str:
+    """Not all names, as `close` would give: there are hundreds."""
+    hint = close(name, known)
+    return hint if hint.startswith("did you mean") else "recipe.lock has the names of all"
 
 
 def _debian(

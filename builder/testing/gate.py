@@ -56,7 +56,7 @@ def again(
         return
     if not proven and not all(store.has(layer) for layer in layers):
         report(
-            f"{flat.name}: its tests changed and its layers are gone: phx test {flat.name} runs them"
+            f"{flat.name}: its tests changed and its layers are gone: phx test {flat.called} runs them"
         )
         return
     outcome = proven or static.run(flat, layers, store, report)
@@ -75,5 +75,5 @@ def demand(flat: Flat, outcome: Outcome) -> None:
     if outcome.failed:
         raise WorkFailed(
             f"{flat.name}: {outcome.told} of its {outcome.kind} tests:\n{session.failures([outcome])}",
-            f"the name {flat.name} stays with the image that it had; phx test {flat.name} runs them again",
+            f"the name {flat.name} stays with the image that it had; phx test {flat.called} runs them again",
         )
