@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from builder.choice import Chosen
     from builder.images.manifest import Manifest
     from builder.language.flat import Flat
+    from builder.line import Line
     from builder.secrets import Secret
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -123,12 +124,7 @@ def build(
     if check:
         differ = shop.check(flat, facts, made)
         if differ:
-            from builder.errors import WorkFailed
-
-            raise WorkFailed(
-                f"built again, {', '.join(differ)} differ; the second build is kept in {shop.second}",
-                "diffoscope shows what: apt-get install diffoscope-minimal",
-            )
+            _differs(terminal, shop, made, differ)
         terminal.say("built again in a folder of its own: every byte is the same")
 
 
@@ -142,6 +138,21 @@ def _asked_for(secrets: Mapping[str, Secret], flats: Iterable[Flat]) -> None:
         raise InputError(
             Problem(f"--secret {n}", "no step asks for this secret", close(n, asked)) for n in wrong
         )
+
+
+def _differs(terminal: Terminal, shop: Line, made: Manifest, files: list[str]) -> NoReturn:
+    """Say what differs between two builds of one plan, and end."""
+    import shutil
+
+    from builder.errors import WorkFailed
+
+    terminal.say(shop.differing(made))
+    hint = "what differs comes from the steps named above"
+    if shutil.which("diffoscope") is None:
+        hint += "; apt-get install diffoscope-minimal shows how files differ"
+    raise WorkFailed(
+        f"built again, {', '.join(files)} differ; the second build is kept in {shop.second}", hint
+    )
 
 
 def _one_at_a_time(options: dict[str, bool]) -> None:

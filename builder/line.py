@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from builder import assemble, plan, shell, steps, told
+from builder import assemble, differing, plan, shell, steps, told
 from builder.batch import Result
 from builder.choice import Chosen
 from builder.errors import InputError, PhiloxeniaError, Problem
@@ -193,6 +193,11 @@ class Line:
         if not differ:
             remove(self.second)
         return differ
+
+    def differing(self, made: Manifest) -> str:
+        """How the second build that `check` kept differs from the image, in words."""
+        stores = (LayerStore(top / "layers") for top in (self.home, self.second))
+        return differing.examine(made.layers, made.epoch, *stores)
 
     def explain(self, flat: Flat, found: Facts) -> list[Explained]:
         """Each step: reused, or made because of which input."""

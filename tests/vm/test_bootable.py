@@ -129,8 +129,18 @@ def test_the_partitions_hold_what_they_should(image: Phx, tmp_path: Path) -> Non
 
 READ_ONLY = """cluster: fixed
 roles:
-  memory: {image: romemory, cpu: {guarantee: 0.2, limit: 1}, memory: 384M, disk: 3G}
-  disk: {image: rodisk, cpu: {guarantee: 0.2, limit: 1}, memory: 384M, disk: 3G}
+  memory:
+    image: romemory
+    cpu: {guarantee: 0.2, limit: 1}
+    memory: 384M
+    network: {guarantee: 1Mbit, limit: 100Mbit}
+    disk: 3G
+  disk:
+    image: rodisk
+    cpu: {guarantee: 0.2, limit: 1}
+    memory: 384M
+    network: {guarantee: 1Mbit, limit: 100Mbit}
+    disk: 3G
 """
 
 
@@ -148,7 +158,8 @@ def test_a_read_only_root_takes_changes(
     try:
         phx.run("up", tmp_path / "fixed.yaml", "--host", sandbox)
         look = (
-            "set -e; echo mine > /etc/mine; findmnt -no FSTYPE / /run/overlay/fixed /run/overlay/changes; "
+            "set -e; echo mine > /etc/mine; cd /run/overlay; for at in / $PWD/fixed $PWD/changes; do "
+            "findmnt -no FSTYPE $at; done; "
             "stat -f -c %b /run/overlay/changes; cat /run/overlay/changes/upper/etc/mine; "
             "! touch /run/overlay/fixed/x 2>/dev/null"
         )

@@ -72,22 +72,6 @@ def test_nothing_changed_does_nothing_and_says_why(image: Phx) -> None:
     assert sorted(p.name for p in (image.home / "layers").iterdir()) == before
 
 
-def test_the_same_plan_gives_the_same_bytes(image: Phx, tmp_path: Path) -> None:
-    """In another folder, at another time, on a filesystem that lists folders in another order (tmpfs, newest first)."""
-    home = tmp_path / "elsewhere"
-    home.mkdir()
-    for kept in (
-        "packages",
-        "locks",
-    ):  # the same questions get the same answers, and no second download
-        shutil.copytree(image.home / kept, home / kept)
-    done = _with_home(f"mkdir {home}/layers; mount -t tmpfs layers {home}/layers", home)
-    assert done.returncode == 0, done.stderr
-    here = {m["name"]: m["id"] for m in image.json("image", "ls")}  # type: ignore[attr-defined]
-    assert [m["id"] for m in Phx(home).json("image", "ls")] == [here["base"]]  # type: ignore[attr-defined]
-    shutil.rmtree(home)
-
-
 def test_a_lock_is_taken_exactly_and_refused_when_stale(library: Callable[..., Phx]) -> None:
     phx = library(pinned="from: base\npackages: [hello]\n")
     folder = (phx.recipes or Path()) / "pinned"

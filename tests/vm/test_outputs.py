@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import Phx
+from builder.images.disk import sha256_of
+from tests.vm.conftest import PHX, REPO, Phx
 
 pytestmark = pytest.mark.root
 
@@ -124,3 +126,68 @@ def test_what_cannot_be_exported_says_why(image: Phx, exported: Path, tmp_path: 
     assert "xfs is not written: mkfs.xfs fills" in refused(tmp_path / "x", "--format", "xfs")
     assert "there is no folder" in refused(tmp_path / "none" / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+LATER = """
+fake=$(ls /usr/lib/*/faketime/libfaketime.so.1)
+mkdir -p {home}/layers {home}/real
+mount -t tmpfs layers {home}/layers
+cat > {home}/later <<END
+#!/bin/sh
+export LD_PRELOAD=$fake FAKETIME=+400d NO_FAKE_STAT=1
+exec {home}/real/\\${{0##*/}} "\\$@"
+END
+chmod 755 {home}/later
+for tool in {tools}; do cp -L $(command -v $tool) {home}/real/$tool; done
+for tool in {tools}; do mount --bind {home}/later $(readlink -f $(command -v $tool)); done
+[ $(unshare date +%Y) -gt $(date +%Y) ]
+{phx} build base >&2
+tell() {{ printf '%s ' $1; sha256sum < {home}/$1; rm {home}/$1; }}
+for form in {forms}; do {phx} image export base {home}/$form --format $form >&2; tell $form; done
+{phx} image export base {home}/boots --bootable >&2; tell boots
+{phx} image sbom base > {home}/spdx; tell spdx
+{phx} image provenance base > {home}/provenance; tell provenance
+"""
+"""A second build in another folder, 400 days later for every program that we start (steps themselves have another time
+of day only: nothing of this machine reaches into their tree), with layers on a tmpfs, which lists the newest first.
+"""
+TOOLS = "unshare qemu-img mkfs.fat mtools mmd mcopy sfdisk grub-mkimage"
+
+
+def test_every_format_is_the_same_bytes_elsewhere_and_later(
+    image: Phx, exported: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "elsewhere"
+    # The same questions get the same answers, and no second download.
+    for kept in ("packages", "locks"):
+        shutil.copytree(image.home / kept, home / kept)
+    script = LATER.format(home=home, tools=TOOLS, forms=" ".join((*CONTAINERS, *TREES)), phx=PHX)
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-euc", script], env=Phx(home).env, cwd=REPO,
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    later = dict(line.split()[:2] for line in done.stdout.splitlines())
+    shutil.rmtree(home)
+    image.run("image", "export", "base", exported / "base.boots", "--bootable")
+    (exported / "base.spdx").write_text(image.run("image", "sbom", "base").stdout)
+    (exported / "base.provenance").write_text(image.run("image", "provenance", "base").stdout)
+    assert {f"base.{name}": digest for name, digest in later.items()} == {
+        path.name: sha256_of(path) for path in exported.iterdir()
+    }
+    assert set(later) == {*CONTAINERS, *TREES, "boots", "spdx", "provenance"}
+    told = image.json("image", "show", "base")
+    assert later["raw"] == dict(told["digests"])["disk.raw"]  # type: ignore[call-overload,index]
+
+
+def test_a_build_that_chance_decides_is_told_with_its_step(library: Callable[..., Phx]) -> None:
+    phx = library(
+        chance="from: base\nrun:\n  - {name: a stamp, script: 'od -An -N8 -tx1 /dev/urandom > /stamp'}\n"
+    )
+    done = phx.run("build", "chance", "--check", status=1)
+    assert re.search(
+        r"^1 paths differ:\n  /stamp: content \(step \d run: a stamp\)$", done.stdout, re.M
+    )
+    assert re.search(r"^-( \w\w){8}\n\+( \w\w){8}$", done.stdout, re.M), "diffoscope shows how"
+    assert "error: built again, disk.raw differ" in done.stderr
+    shutil.rmtree(phx.home / "check")

@@ -85,12 +85,14 @@ def test_the_same_image_as_roots_twice(user: Start, image: Phx) -> None:
 def test_an_export_is_the_users_own_and_the_same_as_roots(
     user: Start, image: Phx, tmp_path: Path
 ) -> None:
-    done(user(*PHX, "image", "export", "base", "/mnt/home/base.tar", "--format", "tar"))
-    image.run("image", "export", "base", tmp_path / "base.tar", "--format", "tar")
-    shown = done(user("sha256sum", "/mnt/home/base.tar")).split()[0]
-    roots = subprocess.run(["sha256sum", tmp_path / "base.tar"], capture_output=True, text=True)
-    assert shown == roots.stdout.split()[0]
-    done(user("rm", "/mnt/home/base.tar"))
+    for form, *more in (("tar",), ("squashfs",), ("erofs",), ("vhd", "--bootable")):
+        name = f"base.{form}"
+        done(user(*PHX, "image", "export", "base", f"/mnt/home/{name}", "--format", form, *more))
+        image.run("image", "export", "base", tmp_path / name, "--format", form, *more)
+        shown = done(user("sha256sum", f"/mnt/home/{name}")).split()[0]
+        roots = subprocess.run(["sha256sum", tmp_path / name], capture_output=True, text=True)
+        assert shown == roots.stdout.split()[0], form
+        done(user("rm", f"/mnt/home/{name}"))
 
 
 def test_a_user_without_lent_ids_hears_what_to_do(user: Start) -> None:

@@ -18,6 +18,7 @@ Decisions:
             over; a writer of our own would have to be kept right for years.
 2026-11-25  GRUB is put on a disk by us, from grub-mkimage's output: grub-install wants a mounted filesystem and a block
             device. Kernel and initrd lie on the FAT partition, so that the root filesystem stays the image's own bytes.
+2026-11-25  btrfs is refused: mkfs.btrfs of Debian 12 writes random UUIDs and the clock into every image.
 2026-11-25  xfs is refused: mkfs.xfs of Debian 12 fills a filesystem from a list that knows neither times nor attributes
             nor hard links, and names without spaces only. An image that lost these silently would be worse than none.
 """

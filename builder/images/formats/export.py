@@ -20,6 +20,7 @@ OfTree = Literal["tar", "oci", "squashfs", "erofs"]
 """Made from the tree, so from the layers."""
 
 REFUSED = {
+    "btrfs": "mkfs.btrfs writes random UUIDs and the clock's times, whatever it is told",
     "xfs": "mkfs.xfs fills a filesystem from a list that holds no times, attributes and hard links",
 }
 """Formats that people ask for, and why there is none."""
