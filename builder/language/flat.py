@@ -166,8 +166,8 @@ class Flat:
     @property
     def called(self) -> str:
         """As a command line calls it: RECIPE, or RECIPE:VARIANT."""
-        recipe = self.parts[-1].recipe
-        return f"{recipe}:{self.variant}" if self.variant else recipe
+        recipe = self.name.removesuffix(f"-{self.variant}")
+        return f"{recipe}:{self.variant}" if self.variant else self.name
 
     def archives(self, parts: int | None = None) -> tuple[Archive, ...]:
         """Those of the first `parts` recipes of the chain: a child's do not count for what its parents install."""
