@@ -20,7 +20,7 @@ from builder.images import manifest
 from builder.images.catalog import Catalog
 from builder.images.disk import FILES, sha256_of
 from builder.images.inside import foreign
-from builder.images.inside.interior import Interior, System
+from builder.images.inside.interior import Entry, Interior, System
 from builder.images.manifest import Manifest, Origin
 from builder.plan import Report
 from builder.run import run
@@ -64,29 +64,15 @@ def adopt(
             raise WorkFailed(f"{file} cannot be converted") from cause
         report(f"{file.name}: looking inside")
         with open_(disk) as inside:
-            found = inside.systems()
-            system = _only(file, found)
-            inside.enter(system.mounts)
-            boot = foreign.boot(e.name for e in _listed(inside, "/boot"))
-            inside.take(boot.kernel, into / "vmlinuz")
-            inside.take(boot.initrd, into / "initrd")
-            words = cmdline if cmdline is not None else foreign.parameters(_grub(inside))
-            who = manifest.contextualization(foreign.has_agent(inside), system.packages)
-            network = foreign.network(inside)
-            if who == "none" and network == "ifupdown" and "net.ifnames=" not in words:
-                # interfaces(5) has no way to name a card by its address: the first is eth0 then.
-                words = f"{words} net.ifnames=0"
-            epoch = foreign.dated(inside) or int(file.stat().st_mtime)
+            system = _only(file, inside.systems())
+            known = _look(inside, system, cmdline, into)
             report(f"{file.name}: giving unused blocks back")
             inside.trim()
         report(f"{file.name}: digest of the image")
         return finished(
-            into, now,
+            into, now, **{"epoch": int(file.stat().st_mtime), **known},
             name=name, version=version or system.version, summary=f"{system.product}, imported",
-            kernel=boot.version, cmdline=f"{foreign.root(system)} {words}".strip(),
-            packages=system.packages, plan=plan, recipe_digest="", parameters=(), layers=(),
-            epoch=epoch, mounts=system.mounts, network=network,
-            contextualization=who,
+            plan=plan, recipe_digest="", parameters=(), layers=(),
             origin=Origin("import", digest, file.name, form),
         )  # fmt: skip
 
@@ -107,6 +93,25 @@ def finished(into: Path, now: datetime.datetime, **known: Any) -> Manifest:
     return made
 
 
+def _look(inside: Interior, system: System, cmdline: str | None, into: Path) -> dict[str, Any]:
+    """What the manifest says of the system; its kernel and its initrd are in `into` afterwards."""
+    inside.enter(system.mounts)
+    boot = foreign.boot(e.name for e in _listed(inside, "/boot"))
+    inside.take(boot.kernel, into / "vmlinuz")
+    inside.take(boot.initrd, into / "initrd")
+    words = cmdline if cmdline is not None else foreign.parameters(_grub(inside))
+    who = manifest.contextualization(foreign.has_agent(inside), system.packages)
+    network, dated = foreign.network(inside), foreign.dated(inside)
+    if who == "none" and network == "ifupdown" and "net.ifnames=" not in words:
+        # interfaces(5) has no way to name a card by its address: the first is eth0 then.
+        words = f"{words} net.ifnames=0"
+    known = {
+        "kernel": boot.version, "cmdline": f"{foreign.root(system)} {words}".strip(),
+        "packages": system.packages, "mounts": system.mounts, "network": network, "contextualization": who,
+    }  # fmt: skip
+    return known | ({"epoch": dated} if dated else {})
+
+
 def _only(file: Path, found: tuple[System, ...]) -> System:
     if len(found) != 1:
         seen = ", ".join(system.product for system in found)
@@ -117,7 +122,7 @@ def _only(file: Path, found: tuple[System, ...]) -> System:
     return found[0]
 
 
-def _listed(inside: Interior, folder: str) -> tuple[Any, ...]:
+def _listed(inside: Interior, folder: str) -> tuple[Entry, ...]:
     with contextlib.suppress(WorkFailed):
         return inside.list(folder)
     return ()

@@ -28,8 +28,8 @@ PARTS = Path("/usr/lib/x86_64-linux-gnu/guestfs/supermin.d")
 # supermin wants the folder /lib/modules of this machine, which a container does not have; it gets one to look at.
 _BUILD = """
 if [ ! -d /lib/modules ]; then
-    mount -t tmpfs over /mnt; mkdir /mnt/upper /mnt/work
-    mount -t overlay over -o "$PHX_OVERLAY"lowerdir=/usr/lib,upperdir=/mnt/upper,workdir=/mnt/work /usr/lib
+    mkdir "$PHX_OVER"; mount -t tmpfs over "$PHX_OVER"; mkdir "$PHX_OVER/upper" "$PHX_OVER/work"
+    mount -t overlay over -o "${PHX_OVERLAY}lowerdir=/usr/lib,upperdir=$PHX_OVER/upper,workdir=$PHX_OVER/work" /usr/lib
     mkdir /usr/lib/modules
 fi
 exec supermin --build --copy-kernel -f ext2 --host-cpu x86_64 "$PHX_PARTS" -o "$PHX_INTO"
@@ -78,7 +78,7 @@ def _make(catalog: Catalog, folder: Path, report: Report) -> None:
         made = work / "made"
         env = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "PHX_INTO": str(made),
-            "PHX_PARTS": str(PARTS), "PHX_OVERLAY": rights().overlay,
+            "PHX_PARTS": str(PARTS), "PHX_OVERLAY": rights().overlay, "PHX_OVER": str(work / "over"),
             "SUPERMIN_KERNEL": str(catalog.folder(image) / "vmlinuz"),
             "SUPERMIN_MODULES": str(work / image.kernel), "SUPERMIN_KERNEL_VERSION": image.kernel,
         }  # fmt: skip
