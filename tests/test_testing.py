@@ -11,14 +11,15 @@ import pytest
 
 from builder.errors import InputError, WorkFailed
 from builder.language.entries import Kernel
-from builder.language.flat import CheckFile, Flat
+from builder.language.flat import CheckFile, Flat, Part, Units
 from builder.testing import gate, record, session, static
 from builder.testing.session import Case, Outcome
 from cluster import trial
 from tests.invented import IMAGE
 
+PART = Part("web", "web/recipe.yaml", (), (), (), (), Units((), (), ()), ())
 FLAT = Flat(
-    "web", "1", "for tests", "bookworm", Kernel(package="linux"), 1 << 30, (), (("port", 80),), "",
+    "web", "1", "for tests", "bookworm", Kernel(package="linux"), 1 << 30, (PART,), (("port", 80),), "",
     tests=(
         CheckFile("base", "/lib/base", "tests/test_base.py", "a" * 64),
         CheckFile("web", "/lib/web", "tests/test_web.py", "b" * 64),
