@@ -3,6 +3,7 @@ SHELL := /bin/bash
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PHX_HOME,PHX_RECIPES,http_proxy,COLUMNS,TERM)
 MADE := $(or $(PHX_HOME),artifacts)
 PY := .venv/bin/python
+FAST := not vm and not xen and not services and not root
 
 .PHONY: help setup demo test fast lint bench clean
 
@@ -13,13 +14,14 @@ help:
 demo: setup
 	@$(SUDO) $(PY) -m cluster.demo
 
-## make test    the whole test suite, the tiers that boot guests included
+## make test    the whole test suite: the fast tests side by side, then those that boot guests
 test: setup
-	@$(SUDO) $(PY) -m pytest -p no:cacheprovider
+	@$(SUDO) $(PY) -m pytest -p no:cacheprovider -n auto -m "$(FAST)"
+	@$(SUDO) $(PY) -m pytest -p no:cacheprovider -m "not ($(FAST))"
 
 ## make fast    only the tests that start no guest (seconds)
 fast: setup
-	@$(PY) -m pytest -m "not vm and not xen and not services and not root"
+	@$(PY) -m pytest -n auto -m "$(FAST)"
 
 ## make lint    ruff and mypy
 lint: setup

@@ -356,4 +356,4 @@ class Told(RuleBasedStateMachine):
 
 
 TestTold = Told.TestCase
-TestTold.settings = settings(max_examples=60, stateful_step_count=25)
+TestTold.settings = settings(max_examples=40, stateful_step_count=20)

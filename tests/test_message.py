@@ -10,7 +10,7 @@ import math
 import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contextualize.exchange import FACT_LIMIT
@@ -125,6 +125,7 @@ SAID = {
 @pytest.mark.parametrize(
     ("kind", "key"), [(kind, key) for kind, body in SAID.items() for key in body if key != "stage"]
 )
+@settings(max_examples=30)
 @given(json_values)
 def test_any_value_of_any_key(kind, key, value):
     try:
