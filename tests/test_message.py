@@ -283,9 +283,9 @@ def test_nothing_that_drives_a_terminal_is_left(text):
 
 @pytest.mark.parametrize("piece", ["\x1b]", "\x1b[", "\x1b[0;", "\x1b ", "\x9b", "\x1bP0"])
 def test_plain_takes_time_in_proportion(piece):
-    started = time.perf_counter()
+    started = time.process_time()
     plain(piece * (LIMIT // len(piece)))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_what_a_node_calls_itself_does_not_drive_the_terminal_either():
