@@ -95,6 +95,26 @@ def test_an_export_is_the_users_own_and_the_same_as_roots(
         done(user("rm", f"/mnt/home/{name}"))
 
 
+def test_a_secret_is_looked_for_among_files_of_lent_ids_and_a_shell_has_it(user: Start) -> None:
+    recipe = f"""from: base
+run:
+  - name: leaks
+    user: daemon
+    secrets: [token]
+    script: |
+      umask 077; cat /run/secrets/token > /var/tmp/kept; echo {time.time()}
+"""
+    head = "name: leaky\nversion: '1'\nsummary: for a test\n"
+    write = f"mkdir -p /mnt/home/leaky; printf %s {shlex.quote(head + recipe)} > /mnt/home/leaky/recipe.yaml"
+    done(user("sh", "-c", f"{write}; echo hunter2hunter2 > /mnt/home/token"))
+    secret = ("/mnt/home/leaky", "--secret", "token=file:/mnt/home/token")
+    said = done(user(*PHX, "build", *secret), status=1)
+    assert "it leaves the secret 'token' in the image, in /var/tmp/kept" in said
+    typed = 'printf "cat /run/secrets/token; ls -l /var/tmp" | exec "$@"'
+    said = done(user("sh", "-c", typed, "sh", *PHX, "build", *secret, "--shell"), status=1)
+    assert "hunter2hunter2\n" in said and "daemon" in said
+
+
 def test_a_user_without_lent_ids_hears_what_to_do(user: Start) -> None:
     said = done(user(*PHX, "build", "worker", lent=False), status=3)
     assert f"error: builds without root do not work here: {UID} has no 65535 ids" in said
