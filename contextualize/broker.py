@@ -41,8 +41,8 @@ class _Line:
     path: Path | None
     token: Secret
     socket: socket.socket | Secured | None = None
-    heard: bytearray = field(default_factory=bytearray)
-    unsent: deque[bytes | memoryview] = field(default_factory=deque)
+    heard: bytearray = field(default_factory=bytearray, repr=False)
+    unsent: deque[bytes | memoryview] = field(default_factory=deque, repr=False)
     """What many nodes are told is in memory once, and stands here as a reference."""
     again: float = 0.0
     last: dict[str, int] = field(default_factory=dict)

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import os
 import selectors
 import socket
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from contextualize.certificate import Certificate, proof
 from contextualize.identity import Secret
@@ -131,12 +130,10 @@ class Doorway:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.num_tickets = 0  # no session is taken up again
-        with tempfile.TemporaryDirectory() as folder:
-            # ssl reads keys from files only; the folder is ours alone, and gone at once.
-            pem = Path(folder) / "pem"
-            pem.touch(0o600)
-            pem.write_bytes(self._own.key.reveal() + self._own.certificate)
-            context.load_cert_chain(pem)
+        # ssl reads keys from files only; this one is in memory, and on no disk even if we are killed now.
+        with os.fdopen(os.memfd_create("pem"), "wb", buffering=0) as pem:
+            pem.write(self._own.key.reveal() + self._own.certificate)
+            context.load_cert_chain(f"/proc/self/fd/{pem.fileno()}")
         self._listening.setblocking(False)
         self._select.register(self._listening, selectors.EVENT_READ)
         self._select.register(self._woken, selectors.EVENT_READ)

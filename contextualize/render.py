@@ -50,9 +50,9 @@ class Alike:
     """
 
     role: str
-    body: Mapping[str, Any]
-    files: tuple[Mapping[str, Any], ...]
-    rest: tuple[Mapping[str, Any] | File, ...]
+    body: Mapping[str, Any] = field(repr=False)
+    files: tuple[Mapping[str, Any], ...] = field(repr=False)
+    rest: tuple[Mapping[str, Any] | File, ...] = field(repr=False)
     parts: Mapping[str, Any] = field(repr=False)
     facts: Mapping[str, Mapping[str, Fact]] = field(repr=False)
     scope: Mapping[str, Any] = field(repr=False)

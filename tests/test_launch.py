@@ -35,7 +35,7 @@ def site(tmp_path, monkeypatch):
     the next launch is killed.
     """
     found = Site(tmp_path)
-    found.machines, found.waited, found.die = Machines(), [], ""
+    found.machines, found.waited, found.die, found.fails = Machines(), [], "", set()
     found.catalog = SimpleNamespace(
         root=tmp_path, get=lambda *_: IMAGE, hold=lambda *_: None, release=lambda *_: None,
         folder=lambda _: tmp_path,
@@ -66,9 +66,9 @@ def site(tmp_path, monkeypatch):
                 raise Killed
             for name in sorted(must):
                 way = self.ways[name]
-                said = Report(name, "b", 1, "healthy", 2.0)
+                said = Report(name, "b", 1, "failed" if name in found.fails else "healthy", 2.0)
                 row = replace(way.row, stage=said.stage, boot="b", uptime=2.0, message="",
-                              context=way.watched.base)  # fmt: skip
+                              context="" if name in found.fails else way.watched.base)  # fmt: skip
                 self._at(way, row)
             self._flush()
             return {n: self.ways[n].row for n in must}
@@ -148,6 +148,18 @@ def test_a_generation_counts_a_change_once_however_often_it_was_killed(site):
         found.plan.documents.base(n) for n in ALL
     }
     assert up(site, changed).row.generation == 2
+
+
+def test_a_degraded_cluster_is_repaired_by_the_next_up_without_touching_the_healthy(site):
+    spare = CLUSTER + "    min: 1\n"
+    site.fails = {"worker-2"}
+    said = []
+    launch.up(site, file(site, spare), None, False, said.append)
+    assert "demo is degraded: worker-2 not ready; phx up tries again" in said
+    assert stages(site) == {"head-1": "healthy", "worker-1": "healthy", "worker-2": "failed"}
+    site.waited, site.fails = [], set()
+    assert not up(site, spare).changes and site.waited == [({"worker-2"}, set())]
+    assert set(stages(site).values()) == {"healthy"}
 
 
 def test_recontext_starts_replaces_and_removes_nothing(site):
