@@ -6,11 +6,13 @@ Real sockets in a folder; the agents are a few lines without threads, moved by h
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 import time
 
 import pytest
 
+from builder.errors import EnvironmentLacks
 from contextualize import broker as brokers
 from contextualize.broker import Broker
 from contextualize.identity import Secret
@@ -233,3 +235,43 @@ def test_leaving_closes_every_channel(bench):
     port.accept()
     bench.__exit__()
     assert port.out.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("why", "limits", "channels", "wanted"),
+    [
+        ("there is room", (1024, 4096), 500, None),
+        ("the soft limit is ours to raise", (1024, 4096), 2000, (2256, 4096)),
+        ("and for root the hard one too", (1024, 4096), 10_000, (10_256, 10_256)),
+        ("nothing limits it", (resource.RLIM_INFINITY,) * 2, 10_000, None),
+    ],
+)
+def test_open_files_for_as_many_channels(why, limits, channels, wanted, monkeypatch):
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: asked.append(new))
+    brokers._room_for(channels)
+    assert asked == ([wanted] if wanted else []), why
+
+
+def test_more_channels_than_files_may_be_open_is_said_before_anything_is_waited_for(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: (_ for _ in ()).throw(ValueError()))
+    with pytest.raises(
+        EnvironmentLacks,
+        match="10000 channels need 10256 open files, and this process may have 4096",
+    ):
+        Broker({f"n-{n}": (None, TOKENS["n-1"]) for n in range(10_000)}, print, print)
+
+
+def test_a_line_that_comes_byte_by_byte_costs_no_more_than_one_that_comes_whole(bench):
+    """Two megabytes in small pieces: what was heard already is not searched again."""
+    port = bench.open("n-1")
+    bench.step(0)
+    port.accept()
+    line_, told = bench._lines["n-1"], b"x" * 500
+    started = time.process_time()
+    for _ in range(2000):
+        port.out.sendall(told)
+        bench._hear(line_)
+    assert time.process_time() - started < 2 and len(line_.heard) == 1_000_000
