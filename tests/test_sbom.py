@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 
 from builder.images.sbom import cyclonedx, inventory, licences, provenance, purl, spdx
 from builder.images.sbom.look import look, read_copyright
+from builder.language.flat import Fetched
+from builder.steps import LockedWheel, Pip, Write
 from tests.invented import IMAGE
 from tests.test_plan import FACTS, drawn
 
@@ -168,6 +171,20 @@ def test_the_provenance_names_every_input() -> None:
     }
     assert [x["id"] for x in definition["internalParameters"]["layers"]] == list(made.layers())
     assert told["subject"] == [{"name": "disk.raw", "digest": {"sha256": "aa" * 32}}]
+
+
+def test_the_provenance_names_wheels_and_files_without_passwords() -> None:
+    wheel = LockedWheel("six", "1.16.0", "six-1.16.0-py3-none-any.whl", "bb" * 32)
+    installer = LockedWheel("pip", "24.0", "pip-24.0-py3-none-any.whl", "dd" * 32)
+    file = Fetched("/x", 0o644, "root", "cc" * 32, "https://me:word@example.org/x", "recipe.yaml:1")
+    made = drawn()
+    steps = (*made.steps, Pip((), installer, (wheel,)), Write((file,)))
+    told = json.loads(provenance.statement(replace(made, steps=steps), {}, {}))
+    inputs = told["predicate"]["buildDefinition"]["resolvedDependencies"]
+    uris = {one["digest"]["sha256"]: one["uri"] for one in inputs}
+    assert uris["bb" * 32] == "pkg:pypi/six@1.16.0?file_name=six-1.16.0-py3-none-any.whl"
+    assert "dd" * 32 in uris
+    assert uris["cc" * 32] == "https://example.org/x"
 
 
 def test_the_provenance_is_a_statement_by_in_totos_own_check() -> None:

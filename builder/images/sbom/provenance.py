@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from builder import steps
 from builder.plan import BuildPlan
-from builder.steps import Bootstrap, Install, Write
+from builder.steps import Bootstrap, Install, Pip, Write
 
 FILE = "provenance.json"
 BUILD_TYPE = "urn:philoxenia:build:1"
@@ -68,7 +68,7 @@ def _digest(step: steps.Step) -> str:
 
 
 def _dependencies(plan: BuildPlan) -> list[dict[str, Any]]:
-    """Every package of the lock and every fetched file, with its sha256."""
+    """Every Debian and Python package of the lock and every fetched file, with its sha256."""
     found: dict[str, str] = {}
     for step in plan.steps:
         match step:
@@ -77,6 +77,10 @@ def _dependencies(plan: BuildPlan) -> list[dict[str, Any]]:
                     name = quote(p.name, safe="")
                     text = quote(p.version, safe=":~")
                     found[f"pkg:deb/debian/{name}@{text}?arch={p.architecture}"] = p.sha256
+            case Pip():
+                for w in (step.installer, *step.locked):
+                    name = f"pkg:pypi/{w.name}@{quote(w.version, safe='!')}"
+                    found[f"{name}?file_name={quote(w.file)}"] = w.sha256
             case Write():
                 found |= {_public(file.url): file.sha256 for file in step.fetched()}
             case _:
