@@ -5,11 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+
+from builder.errors import InputError
 from builder.images.formats.archives import layout
 from builder.images.formats.bootable import config, first_sector, linked_core
 from builder.images.formats.containers import SECTOR, descriptor, footer
+from builder.images.formats.export import export
 from builder.images.formats.partitions import BIOS, LINUX, MIB, Partition, starts, table
+from builder.images.manifest import Origin
+from builder.layers import LayerStore
 from tests.invented import IMAGE
 
 SOME = uuid.UUID("12345678-1234-5678-1234-567812345678")
@@ -85,3 +93,32 @@ def test_grub_boots_the_one_entry_at_once() -> None:
         "linux /vmlinuz root=PARTLABEL=root-2e2e2e2e2e2e rw console=tty0 console=ttyS0 net.ifnames=0"
         in text
     )
+
+
+@pytest.mark.parametrize(
+    ("form", "boots", "what"),
+    [
+        ("qcow3", False, "--format: unknown format 'qcow3'"),
+        ("xfs", False, "--format: xfs is not written: mkfs.xfs fills a filesystem from a list"),
+        ("btrfs", False, "--format: btrfs is not written: mkfs.btrfs writes random UUIDs"),
+        ("tar", True, "--bootable: tar holds no disk"),
+        ("tar", False, "--format: worker was not built from a recipe: it has no layers"),
+        ("raw", True, "--bootable: worker has partitions of its own: it boots as they say"),
+    ],
+)
+def test_what_is_not_written_says_why(tmp_path: Path, form: str, boots: bool, what: str) -> None:
+    image = replace(
+        IMAGE, layers=(), origin=Origin("import", "ab" * 32), mounts=(("/", "/dev/sda1"),)
+    )
+    with pytest.raises(InputError) as caught:
+        export(image, tmp_path, LayerStore(tmp_path / "layers"), form, tmp_path / "x", boots)
+    assert str(caught.value).startswith(what)
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_has_no_layers_any_more_says_how_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        export(IMAGE, tmp_path, LayerStore(tmp_path / "layers"), "tar", tmp_path / "x")
+    [problem] = caught.value.problems
+    assert problem.what == "2 layers of worker 1f1f1f1f1f1f are gone"
+    assert problem.hint == "phx image rm 1f1f1f1f1f1f; phx build worker makes both again"

@@ -99,6 +99,7 @@ def make(
         wheels=tuple(WheelFact(w.name, w.version, w.sha256) for w in plan.wheels()),
         max_age=plan.max_age or 0, context=json.loads(plan.context or "{}"),
         papers=tuple(sorted(papers.items())),
+        mounts=root.mounts(plan.output),
         contextualization=manifest.contextualization(bool(agent), installed),
         agent=int(agent or 0),
     )  # fmt: skip

@@ -23,6 +23,7 @@ from builder.images.ext4.geometry import Label
 from builder.images.ext4.layout import lay_out
 from builder.images.formats import filesystems, partitions
 from builder.images.formats.partitions import LINUX, MIB, Partition
+from builder.images.manifest import WHOLE
 from builder.images.tree import Node
 from builder.plan import BuildPlan, Output, label
 
@@ -42,6 +43,11 @@ def command(output: Output, identity: uuid.UUID, parts: Path, disk: Path) -> str
             return filesystems.erofs_command(output.epoch, identity, parts / "root")
         case _:
             assert_never(output.root.format)
+
+
+def mounts(output: Output) -> tuple[tuple[str, str], ...]:
+    """Where the root is on the disk, as the manifest has it."""
+    return WHOLE if output.root.changes == "memory" else (("/", "/dev/sda1"),)
 
 
 def finish(plan: BuildPlan, identity: uuid.UUID, parts: Path, disk: Path) -> None:
