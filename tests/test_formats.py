@@ -102,7 +102,7 @@ def test_grub_boots_the_one_entry_at_once() -> None:
         ("xfs", False, "--format: xfs is not written: mkfs.xfs fills a filesystem from a list"),
         ("btrfs", False, "--format: btrfs is not written: mkfs.btrfs writes random UUIDs"),
         ("tar", True, "--bootable: tar holds no disk"),
-        ("tar", False, "--format: worker was not built from a recipe: it has no layers"),
+        ("tar", False, "worker 1f1f1f1f1f1f was not built from layers: there is no tar of it"),
         ("raw", True, "--bootable: worker has partitions of its own: it boots as they say"),
     ],
 )

@@ -49,9 +49,9 @@ def export(
     if boots and form not in get_args(Container):
         hint = f"with --bootable: {', '.join(get_args(Container))}"
         raise InputError(Problem("--bootable", f"{form} holds no disk", hint))
-    divided = image.origin is not None and image.mounts != WHOLE
-    if (boots and divided) or (image.origin is not None and form in get_args(OfTree)):
-        raise _foreign(image, form, boots)
+    if boots and image.origin is not None and image.mounts != WHOLE:
+        what = f"{image.name} has partitions of its own: it boots as they say"
+        raise InputError(Problem("--bootable", what, "leave --bootable out"))
     if into.exists():
         raise InputError(Problem("", f"{into} is there already", "name another file, or remove it"))
     if not into.parent.is_dir():
@@ -65,16 +65,6 @@ def export(
         aside.replace(into)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _foreign(image: Manifest, form: str, boots: bool) -> InputError:
-    """Why what no recipe made is written as the disk that it is."""
-    known = ", ".join(get_args(Container))
-    if boots:
-        what = f"{image.name} has partitions of its own: it boots as they say"
-        return InputError(Problem("--bootable", what, "leave --bootable out"))
-    what = f"{image.name} was not built from a recipe: it has no layers to write {form} from"
-    return InputError(Problem("--format", what, f"known: {known}"))
 
 
 def _from_disk(image: Manifest, folder: Path, form: Container, aside: Path, boots: bool) -> None:

@@ -59,9 +59,6 @@ def _paper(name: str, file: str) -> tuple[Manifest, str]:
             what = f"{found.name} {found.short} has no {file}: no recipe made it"
             hint = f"phx image show {found.short} tells its packages and where it came from"
             raise InputError(Problem("", what, hint)) from None
-        if found.origin is not None:
-            what = f"{found.name} {found.short} has no {file}: it was not built from a recipe"
-            raise InputError(Problem("", what)) from None
         what = f"{found.name} {found.short} has no {file}: it was made before images had one"
         hint = f"phx image rm {found.short}; phx build {found.name}"
         raise InputError(Problem("", what, hint)) from None
