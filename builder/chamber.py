@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import CommandFailed
+from builder.errors import CommandFailed, TimedOut
 from builder.rights import rights
 from builder.run import Done, attached, program, run
 from builder.secrets import Secret
@@ -160,6 +160,9 @@ exec chroot "$m" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root L
         except CommandFailed as cause:
             # The program the user knows is the script, not unshare.
             raise CommandFailed(["sh"], cause.status, cause.tail) from None
+        except TimedOut as cause:
+            what = cause.what.replace(argv[0], "it", 1)
+            raise TimedOut(what, cause.hint, cause.why) from None
 
     def _argv(self, setup: str) -> list[str]:
         apart = (

@@ -226,7 +226,7 @@ def test_a_lock_with_an_archive_is_renewed_in_part_and_built_with_no_mirror_at_a
         ("vendor-tool", "1", deb("vendor-tool", "1", files=here)), package("vendor-lib", "1")
     )
     text = f"""from: base
-sources: [{{name: vendor, uri: '{vendor.uri}', suite: stable, key: vendor.asc%s}}]
+sources: [{{name: vendor, uri: '{vendor.uri}', suite: stable, key: vendor.asc}}]
 packages: [vendor-tool, vendor-lib]
 """
     phx = library(vended=text)
