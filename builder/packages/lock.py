@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -102,18 +102,6 @@ _FIELDS = {
 }
 
 
-def _locked(row: Any) -> Locked:
-    """A package of the lock. ValueError for what Debian would not call so: names reach a shell."""
-    found = Locked(*row)
-    for name, pattern in _FIELDS.items():
-        value = getattr(found, name)
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ValueError(f"{shown(value)} is no package's {name}")
-    if type(found.size) is not int or found.size <= 0:
-        raise ValueError(f"{shown(found.size)} is no package's size")
-    return found
-
-
 _WHEEL = {
     "name": r"[a-z0-9]([a-z0-9-]*[a-z0-9])?",
     "version": r"[A-Za-z0-9.!+_-]+",
@@ -122,13 +110,26 @@ _WHEEL = {
 }
 
 
+def _locked(row: Any) -> Locked:
+    found = Locked(*row)
+    _demand(found, _FIELDS, "package")
+    if type(found.size) is not int or found.size <= 0:
+        raise ValueError(f"{shown(found.size)} is no package's size")
+    return found
+
+
 def _wheel(row: Any) -> LockedWheel:
     found = LockedWheel(*row)
-    for name, pattern in _WHEEL.items():
+    _demand(found, _WHEEL, "wheel")
+    return found
+
+
+def _demand(found: Locked | LockedWheel, fields: Mapping[str, str], noun: str) -> None:
+    """ValueError for what nobody would call so: names reach a shell."""
+    for name, pattern in fields.items():
         value = getattr(found, name)
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ValueError(f"{shown(value)} is no wheel's {name}")
-    return found
+            raise ValueError(f"{shown(value)} is no {noun}'s {name}")
 
 
 def difference(old: Facts | None, new: Facts) -> list[tuple[str, str, str]]:
