@@ -218,7 +218,7 @@ class Wait:
             broker.send(node, order)
             if context_of(order) is not None and way.row.stage == "healthy":
                 way.awaited = True  # whoever is told something new has to come to terms with it
-                self._at(way, replace(way.row, stage="booted"))
+                self._at(way, replace(way.row, stage="contextualized"))
 
     def _settle(self) -> None:
         """Nodes that have everything become healthy in the ledger; those that no longer have are waited for again."""
