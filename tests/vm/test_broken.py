@@ -47,7 +47,10 @@ roles:
             echo "$PHX_EVENT" >> /root/joined
 data: {size: "SIZE"}
 """
-FILL = "i=0; for s in 256M 32M 4M 512K 64K 4K; do while fallocate -l $s /fill.$((i += 1)); do :; done; done 2>/dev/null"
+FILL = """\
+fallocate -l $(df --output=avail -B1 / | tail -1) /fill.0
+i=0; for s in 8M 512K 32K 4K; do while fallocate -l $s /fill.$((i += 1)); do :; done; done 2>/dev/null
+"""
 
 
 class Broken:
