@@ -77,7 +77,7 @@ def main() -> None:
 
 def _site(*, starts: bool = False) -> Any:
     """The home. `starts`: where none is yet, a sandbox host comes with it; who may not start one hears so first."""
-    from cluster.launch import Site
+    from cluster.site import Site
 
     if starts and not (home() / "ledger.sqlite").exists():
         from cluster.hosts import sandbox
@@ -167,8 +167,8 @@ def host_down(
 ) -> None:
     """Stop a sandbox host and remove it; forget a host that was added."""
     from builder.errors import InputError, Problem
-    from cluster import launch
     from cluster.hosts import sandbox
+    from cluster.site import forget
 
     site = _site()
     found = site.ledger.host(name)
@@ -181,7 +181,7 @@ def host_down(
     if found.kind == "sandbox":
         sandbox.down(found)
     for cluster in there:
-        launch.forget(site, cluster)
+        forget(site, cluster)
     site.ledger.drop_host(name)
     Terminal().say(f"host '{name}' is gone")
 
@@ -222,7 +222,7 @@ def host_add(
 
 
 def launch_default() -> int:
-    from cluster.launch import DEFAULT_NETWORK
+    from cluster.site import DEFAULT_NETWORK
 
     return DEFAULT_NETWORK
 
@@ -286,11 +286,12 @@ def host_show(
 @app.command("plan")
 def plan_(file: Cluster, on: OnHost = None, as_json: Json = False) -> None:
     """Show what `phx up` would do, and change nothing."""
-    from cluster import launch, show, spec
+    from cluster import show, spec
+    from cluster.draft import draft
 
     terminal, site = Terminal(), _site()
     parsed, document = spec.load(file)
-    drawn = launch.draft(site, parsed, document, on)
+    drawn = draft(site, parsed, document, on)
     if as_json:
         terminal.json(show.plan_data(drawn))
     else:
@@ -344,10 +345,10 @@ def ps(
 def ssh(context: typer.Context, node: Node) -> None:
     """Enter a node as root, or run a command there: phx ssh NODE -- CMD."""
     from builder.run import become
-    from cluster import launch
+    from cluster.site import node_of
 
     site = _site()
-    row, found = launch.node_of(site, node)
+    row, found = node_of(site, node)
     on = site.ledger.host(row.host)
     site.connect(on).close()  # says what to do when the host does not run
     folder = site.files(row.name)
@@ -360,10 +361,11 @@ def ssh(context: typer.Context, node: Node) -> None:
 def console(node: Node) -> None:
     """Attach to a node's serial console; leave it with ^]."""
     from builder.run import become
-    from cluster import domain, launch
+    from cluster import domain
+    from cluster.site import node_of
 
     site = _site()
-    row, found = launch.node_of(site, node)
+    row, found = node_of(site, node)
     on = site.ledger.host(row.host)
     site.connect(on).close()
     become(["virsh", "-q", "-c", on.uri, "console", domain.name(row.name, found.name)])
@@ -375,11 +377,11 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many, from the end.")] = 200,
 ) -> None:
     """Show what a node's console said, and what its agent last reported."""
-    from cluster import launch
     from cluster.hosts import store
+    from cluster.site import node_of
 
     terminal, site = Terminal(), _site()
-    row, found = launch.node_of(site, node)
+    row, found = node_of(site, node)
     terminal.say(store.console_tail(site.ledger.host(row.host), row.name, found.name, lines))
     said = f": {found.message}" if found.message else ""
     terminal.say(

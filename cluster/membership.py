@@ -15,13 +15,13 @@ from builder.cli import Json
 from builder.terminal import Terminal, home
 
 if TYPE_CHECKING:
-    from cluster.launch import Draft
+    from cluster.draft import Draft
 
 Cluster = Annotated[str, typer.Argument(metavar="CLUSTER", help="The cluster's name.")]
 
 
 def _site() -> Any:
-    from cluster.launch import Site
+    from cluster.site import Site
 
     return Site(home())
 
@@ -73,9 +73,10 @@ def replace(
     """Give nodes another machine each: the same name, address and keys, a fresh disk."""
     from builder.errors import InputError, Problem
     from cluster import launch
+    from cluster.site import node_of
 
     site = _site()
-    found = [launch.node_of(site, node) for node in nodes]
+    found = [node_of(site, node) for node in nodes]
     clusters = {row.name for row, _ in found}
     if len(clusters) > 1:
         what = f"these are nodes of {len(clusters)} clusters: {', '.join(sorted(clusters))}"

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from builder.terminal import Terminal
-    from cluster.launch import Draft, Site
+    from cluster.draft import Draft
+    from cluster.site import Site
 
 HEADS = ("NODE", "ROLE", "ADDRESS", "MACHINE", "STAGE", "CPU", "MEMORY", "NETWORK", "HOST")
 

@@ -131,7 +131,7 @@ def _both(
     if static_only or not static.boot:
         return
     from cluster import trial
-    from cluster.launch import Site
+    from cluster.site import Site
 
     booted = trial.boot(Site(shop.home), flat, made, static.peer, host, shop.report)
     outcomes.append(booted)

@@ -13,7 +13,7 @@ from builder.cli import Json
 from builder.terminal import Terminal, home
 
 if TYPE_CHECKING:
-    from cluster.launch import Site
+    from cluster.site import Site
 
 Cluster = Annotated[str, typer.Argument(metavar="CLUSTER", help="The cluster's name.")]
 Write = Annotated[
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _site() -> Site:
-    from cluster.launch import Site
+    from cluster.site import Site
 
     return Site(home())
 
@@ -129,13 +129,13 @@ def graph(
     as_json: Json = False,
 ) -> None:
     """Draw what the roles of a cluster wait for; of a running one, what is reached and what is missing."""
+    from cluster import draft, launch, spec
     from cluster import graph as graphs
-    from cluster import launch, spec
 
     terminal, site = Terminal(), _site()
     is_file = cluster.endswith((".yaml", ".yml"))
     parsed, document = spec.load(Path(cluster)) if is_file else launch.kept(site, cluster)
-    declared = launch.declared(site, parsed, document)
+    declared = draft.declared(site, parsed, document)
     counts = {name: role.count for name, role in parsed.roles.items()}
     nodes = None if is_file else site.ledger.nodes(cluster)
     drawn = graphs.graph(parsed.cluster, declared, counts, nodes)

@@ -25,7 +25,7 @@ from builder.testing.session import Case, Outcome
 from cluster import launch
 from cluster import spec as specs
 from cluster.hosts import sandbox
-from cluster.launch import Site
+from cluster.site import Site, forget
 from cluster.spec import ClusterSpec
 
 TIMEOUT = 900.0
@@ -127,7 +127,7 @@ def _sweep(site: Site, report: Report) -> None:
     dead = {h.name for h in site.ledger.hosts() if _dead(h.name)}
     for row in site.ledger.clusters():
         if row.host in dead:
-            launch.forget(site, row.name)
+            forget(site, row.name)
         elif _dead(row.name):
             launch.down(site, row.name, report)
     for name in dead:

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 import typer.main
 
-from cluster import cli, launch
+from cluster import cli
+from cluster import draft as drafts
+from cluster.site import Site
 from tests.invented import CLUSTER, IMAGE, LAB
 from tests.test_recipe import ROOT
 
@@ -40,7 +42,7 @@ def phx(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def home(tmp_path, phx):
     """A home with one image and one host that does not run."""
-    site = launch.Site(tmp_path / "home")
+    site = Site(tmp_path / "home")
 
     def make(folder):
         (folder / "manifest.json").write_text(IMAGE.to_json())
@@ -222,7 +224,7 @@ def test_an_interrupt_is_130(phx, home, tmp_path, monkeypatch):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "draft", interrupted)
+    monkeypatch.setattr(drafts, "draft", interrupted)
     (tmp_path / "c.yaml").write_text(CLUSTER)
     status, out, err = phx("plan", tmp_path / "c.yaml")
     assert (status, out) == (130, "") and "run the same command again" in err
@@ -232,7 +234,7 @@ def test_a_bug_shows_its_traceback(phx, home, tmp_path, monkeypatch):
     def wrong(*_args):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(launch, "draft", wrong)
+    monkeypatch.setattr(drafts, "draft", wrong)
     (tmp_path / "c.yaml").write_text(CLUSTER)
     with pytest.raises(ZeroDivisionError):
         phx("plan", tmp_path / "c.yaml")
@@ -272,7 +274,7 @@ def test_an_image_is_removed_by_the_start_of_its_id(phx, home):
 
 def test_a_host_of_libvirts_own_is_shown_and_forgotten(phx, home):
     """Over libvirt's own test driver; no guest is claimed to work."""
-    site = launch.Site(home)
+    site = Site(home)
     site.ledger.put_host(
         replace(LAB, name="far", kind="libvirt", uri="test:///default", folder="", netns="")
     )

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from builder.errors import InputError, WorkFailed
-from cluster import deploy, domain, launch, wait
+from cluster import deploy, domain, launch, leaving, wait
 from cluster.hosts.hypervisor import FakeHypervisor
-from cluster.launch import Site
 from cluster.plan import Launch, Replace, Resume
+from cluster.site import Site
 from contextualize.message import Report
 from tests.invented import CLUSTER, IMAGE, LAB
 
@@ -78,7 +78,7 @@ def site(tmp_path, monkeypatch):
     monkeypatch.setattr(deploy, "remove", remove)
     monkeypatch.setattr(deploy, "shape", lambda *_: [])
     monkeypatch.setattr(wait, "Wait", Ready)
-    monkeypatch.setattr(launch.leaving, "leave", lambda *_: None)
+    monkeypatch.setattr(leaving, "leave", lambda *_: None)
     yield found
     found.ledger.close()
 

@@ -12,8 +12,10 @@ import cluster
 from builder.errors import InputError, NoRoom, explain
 from builder.terminal import Terminal
 from cluster import launch, show, spec
+from cluster.draft import draft as draft_of
 from cluster.ledger import ClusterRow, NodeRow
 from cluster.plan import Keep, Remove, Replace, Resume
+from cluster.site import Site
 from tests.invented import CLUSTER, IMAGE, LAB, SECRET, drawn
 
 DEMO = Path(cluster.__file__).parent / "examples" / "demo.yaml"
@@ -22,7 +24,7 @@ DEMO = Path(cluster.__file__).parent / "examples" / "demo.yaml"
 @pytest.fixture
 def site(tmp_path):
     """A home with one image, and one host that does not run."""
-    found = launch.Site(tmp_path)
+    found = Site(tmp_path)
 
     def make(folder):
         (folder / "manifest.json").write_text(IMAGE.to_json())
@@ -38,7 +40,7 @@ def draft(site, path, text=None):
     if text is not None:
         path.write_text(text)
     parsed, document = spec.load(path)
-    return launch.draft(site, parsed, document, None)
+    return draft_of(site, parsed, document, None)
 
 
 def test_the_demos_plan(site, golden, capsys):
@@ -190,7 +192,7 @@ def test_a_newer_image_concerns_up_and_nobody_else(site):
     cluster = first.spec.cluster
     for now in (None, spec.load(DEMO)[1]):
         parsed, document = launch.kept(site, cluster, now)
-        kept = launch.draft(site, parsed, document, None)
+        kept = draft_of(site, parsed, document, None)
         assert {n.machine.image for n in kept.plan.nodes} == {IMAGE.id}
     other = spec.load(DEMO)[1]
     other.data["roles"]["worker"]["image"] = "worker:latest"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import inventory, launch, membership
+from cluster import inventory, membership
 from cluster.ledger import ClusterRow, NodeRow
+from cluster.site import Site
 from tests.invented import CLUSTER, SECRET
 from tests.test_cli import home, phx  # noqa: F401
 
@@ -27,7 +28,7 @@ PROGRAM = Path(sys.executable).with_name("phx")
 @pytest.fixture
 def site(home):  # noqa: F811
     """A home that knows the cluster demo, whose host does not run."""
-    found = launch.Site(home)
+    found = Site(home)
     row = ClusterRow("demo", "lab", "10.7.0.0/24", CLUSTER, SECRET, "2026-01-02")
     found.ledger.open_cluster(row, ROWS)
     for row in ROWS:

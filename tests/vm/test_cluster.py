@@ -13,7 +13,7 @@ import pytest
 
 from cluster import network
 from cluster.hosts.sandbox import pids
-from cluster.launch import Site
+from cluster.site import Site
 from contextualize.identity import derive
 from tests.vm.conftest import PHX, Phx, cluster_text
 

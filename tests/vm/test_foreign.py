@@ -17,7 +17,7 @@ from builder.packages import facts
 from builder.packages.apt import Apt, file_name
 from builder.packages.unpack import tar_in
 from cluster.hosts import store
-from cluster.launch import Site
+from cluster.site import Site
 from contextualize import cloudinit, seed
 from contextualize.identity import derive
 from tests.test_context import document, member_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.launch import Site
+from cluster.site import Site
 from tests.vm.conftest import REPO, Phx, eventually
 
 pytestmark = pytest.mark.vm

@@ -1,0 +1,241 @@
+"""Spec, ledger, catalog and hosts brought together: what would be done for a cluster. Nothing is changed."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from builder.document import Document, by_line
+from builder.errors import InputError, NoRoom, Problem
+from builder.images.manifest import Manifest
+from cluster import deploy, network, offline
+from cluster import spec as specs
+from cluster.hosts import sandbox
+from cluster.hosts.host import Host
+from cluster.hosts.hypervisor import Seen
+from cluster.ledger import ClusterRow
+from cluster.place import Room, place
+from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee
+from cluster.spec import ClusterSpec
+from contextualize import context as contexts
+from contextualize import declared as declarations
+from contextualize import requirements, template
+from contextualize.declared import Declared
+from contextualize.identity import Secret
+from contextualize.render import VERSION
+
+if TYPE_CHECKING:
+    pass
+
+from cluster.site import DEFAULT_HOST, DEFAULT_NETWORK, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan, and what has to be done for it."""
+
+    spec: ClusterSpec
+    host: Host
+    plan: ClusterPlan
+    actions: tuple[Action, ...]
+    row: ClusterRow
+    before: int
+    """The generation that is in force; 0 when the ledger does not know the cluster yet."""
+    images: Mapping[str, Manifest]
+    """By the name that the cluster file gives them."""
+
+    def silent(self, role: str) -> bool:
+        """Whether nobody in the role's nodes reports: their image has neither our agent nor cloud-init."""
+        return role in self.spec.roles and self.image(role).contextualization == "none"
+
+    def image(self, role: str) -> Manifest:
+        return self.images[self.spec.roles[role].image]
+
+    @property
+    def changes(self) -> tuple[Action, ...]:
+        return tuple(a for a in self.actions if not isinstance(a, Keep))
+
+
+def draft(
+    site: Site,
+    spec: ClusterSpec,
+    document: Document,
+    host_name: str | None,
+    anew: Collection[str] = (),
+) -> Draft:
+    """Plan the cluster against what is there; nothing is changed.
+
+    anew  nodes that are to be another machine in any case
+    Raises InputError (an image that is not in the catalog, roles that wait for each other), NoRoom.
+    """
+    images = _images(site, spec, document)
+    declared = _declared(spec, document, images)
+    known = {c.name: c for c in site.ledger.clusters()}
+    row = known.get(spec.cluster)
+    hosts = _candidates(site, spec, document, host_name, row)
+    used = [ipaddress.IPv4Network(c.network) for c in known.values() if c.name != spec.cluster]
+    net = (
+        ipaddress.IPv4Network(row.network)
+        if row is not None and spec.network is None
+        else network.choose(spec, used)
+    )
+    if row is not None and str(net) != row.network:
+        what = f"the cluster runs on {row.network} and cannot move to {net}"
+        raise InputError(document.problem(("network",), what, f"phx down {spec.cluster} first"))
+    # Sandbox hosts are parts of one machine: what one has promised, no other has left.
+    beside = [h for h in site.ledger.hosts() if h.kind == "sandbox" and h not in hosts]
+    seen = {h.name: _seen(site, h) for h in (*hosts, *beside)}
+    sandboxes = {h.name for h in (*hosts, *beside) if h.kind == "sandbox"}
+    host = _choose(spec, hosts, seen, sandboxes)
+    secret = row.secret if row else Secret(secrets.token_bytes(32))
+    folders = {
+        name: (m, deploy.base_folder(host, m.id, str(site.catalog.root)))
+        for name, m in images.items()
+    }
+    nodes = site.ledger.nodes(spec.cluster) if row else []
+    known_at = {n.name: ipaddress.IPv4Address(n.address) for n in nodes}
+    plan = draw(spec, host, net, folders, secret, declared, known_at)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    fresh = row or ClusterRow(spec.cluster, host.name, str(net), "", secret, now)
+    fingerprint = contexts.fingerprint(plan.context)
+    generation = fresh.generation + (fingerprint != fresh.context)
+    if generation != plan.context.generation:
+        plan = draw(spec, host, net, folders, secret, declared, known_at, generation)
+    fresh = replace(
+        fresh,
+        spec=specs.text_of(document),
+        host=host.name,
+        generation=generation,
+        context=fingerprint,
+        images=json.dumps({name: images[role.image].id for name, role in spec.roles.items()}),
+    )
+    actions = compare(plan, seen[host.name], anew)
+    before = row.generation if row else 0
+    return Draft(spec, host, plan, actions, fresh, before, images)
+
+
+def declared(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Declared]:
+    """What each role of a cluster file says of deployment, its image's recipe first. InputError if it cannot work."""
+    return _declared(spec, document, _images(site, spec, document))
+
+
+def _declared(
+    spec: ClusterSpec, document: Document, images: Mapping[str, Manifest]
+) -> dict[str, Declared]:
+    """What each role says of deployment: its image's recipe, then the cluster file. InputError if it cannot work."""
+    found: dict[str, Declared] = {}
+    problems: list[Problem] = []
+    for name, role in spec.roles.items():
+        image = images[role.image]
+        try:
+            ours = declarations.declared(image.context)
+        except ValueError as cause:
+            what = f"image {image.short}: {cause}"
+            problems.append(document.problem(("roles", name, "image"), what))
+            continue
+        found[name] = ours + specs.declared(spec, document, name)
+        problems += [
+            document.problem(("roles", name), f"{path}: {what}", "correct the template")
+            for path, what in template.flaws(found[name])
+        ]
+    if not problems:
+        counts = {name: role.count for name, role in spec.roles.items()}
+        problems += [
+            document.problem(("roles", flaw.role), flaw.what, flaw.hint)
+            for flaw in requirements.flaws(found, counts)
+        ]
+        by_role = {name: images[role.image] for name, role in spec.roles.items()}
+        problems += offline.flaws(by_role, found, document)
+    if problems:
+        raise InputError(by_line(problems))
+    return found
+
+
+def _images(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Manifest]:
+    found: dict[str, Manifest] = {}
+    problems: list[Problem] = []
+    for name, role in spec.roles.items():
+        try:
+            image = site.catalog.get(role.image, document.where(("roles", name, "image")))
+        except InputError as cause:
+            problems += cause.problems
+            continue
+        found[role.image] = image
+        if image.agent not in (0, VERSION):
+            what = f"the agent of image {image.short} reads seeds of version {image.agent}, not {VERSION}"
+            hint = f"phx build {image.name}"
+            problems.append(document.problem(("roles", name, "image"), what, hint))
+        if role.disk < image.size:
+            what = f"a disk of {role.disk >> 20}M is smaller than the image's {image.size >> 20}M"
+            problems.append(document.problem(("roles", name, "disk"), what, "write a larger disk"))
+    if problems:
+        raise InputError(dict.fromkeys(problems))
+    return found
+
+
+def _candidates(
+    site: Site, spec: ClusterSpec, document: Document, host_name: str | None, row: ClusterRow | None
+) -> list[Host]:
+    if row is not None:
+        wanted = host_name or spec.host
+        if wanted and wanted != row.host:
+            what = f"the cluster is on host '{row.host}' and does not move to '{wanted}'"
+            raise InputError(document.problem(("host",), what, f"phx down {spec.cluster} first"))
+        return [site.ledger.host(row.host)]
+    if host_name or spec.host:
+        return [site.ledger.host(host_name or spec.host or "")]
+    hosts = site.ledger.hosts()
+    if hosts:
+        return hosts
+    return [sandbox.describe(DEFAULT_HOST, site.home, site.catalog.root, DEFAULT_NETWORK)]
+
+
+def _seen(site: Site, host: Host) -> tuple[Seen, ...]:
+    if host.kind == "sandbox" and not sandbox.alive(host):
+        return ()
+    hypervisor = site.connect(host)
+    try:
+        return hypervisor.observe()
+    finally:
+        hypervisor.close()
+
+
+def _choose(
+    spec: ClusterSpec,
+    hosts: list[Host],
+    seen: Mapping[str, tuple[Seen, ...]],
+    sandboxes: set[str],
+) -> Host:
+    """The first host that holds the whole cluster: its nodes share one bridge."""
+    wanted = [(node, guarantee(spec.roles[role])) for node, role in spec.names]
+    rooms = []
+    for host in hosts:
+        room = Room(host.name, host.cpu, host.memory, host.network)
+        here = sandboxes if host.name in sandboxes else {host.name}
+        for s in (s for name in sorted(here) for s in seen[name]):
+            if s.mark.cluster != spec.cluster:
+                room = room.less(s.mark.guarantee)
+        rooms.append(room)
+    refused: list[NoRoom] = []
+    for host, room in sorted(
+        zip(hosts, rooms, strict=True), key=lambda p: (-p[1].memory, p[0].name)
+    ):
+        for node, given in wanted:
+            if given.cpu_limit > host.cpu * 10 // 9 and given.vcpus * 1000 > host.cpu * 10 // 9:
+                refused.append(
+                    NoRoom(f"no host for {node}: its limit is {given.cpu_limit / 1000:g} cores",
+                           f"{host.name} has {host.cpu * 10 // 9 / 1000:g}; lower cpu.limit")
+                )  # fmt: skip
+                break
+        else:
+            try:
+                place(wanted, [room])
+                return host
+            except NoRoom as cause:
+                refused.append(cause)
+    raise refused[0]

@@ -1,0 +1,168 @@
+"""From started to ready, for a whole site: nodes that go say goodbye, the others are told and waited for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from builder.errors import WorkFailed
+from builder.plan import Report
+from cluster import concern, deploy, leaving, network, offline, wait
+from cluster.hosts import netns, store
+from cluster.hosts.hypervisor import Hypervisor
+from cluster.ledger import NodeRow
+from cluster.plan import Remove, Replace
+from contextualize.coordinator import Coordinator
+from contextualize.identity import Secret, derive
+
+if TYPE_CHECKING:
+    from contextualize.doorway import Doorway
+    from contextualize.message import Report as Said
+
+from cluster.draft import Draft
+from cluster.site import Site
+
+
+def say_goodbye(site: Site, drawn: Draft, report: Report) -> None:
+    """Nodes that go run their leave hooks."""
+    going = [a.node if isinstance(a, Remove) else a.node.name
+             for a in drawn.actions if isinstance(a, Remove | Replace)]  # fmt: skip
+    going = [node for node in going if not drawn.silent(node.rpartition("-")[0])]
+    cluster = drawn.spec.cluster
+    by_https = drawn.plan.context.https
+    channels = {
+        node: (
+            None
+            if node.rpartition("-")[0] in by_https
+            else drawn.host.outside(store.channel(cluster, node)),
+            derive(drawn.row.secret, cluster, node).token,
+        )
+        for node in going
+    }
+    if channels:
+        with _doorway(drawn, {node: token for node, (_, token) in channels.items()}) as doorway:
+            leaving.leave(channels, drawn.spec.hook_limit + 30, report, doorway)
+        for node in going:
+            site.ledger.note(cluster, node, "told to leave")
+
+
+def until_ready(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> None:
+    """Tell nodes what is new for them and wait until enough are ready; nodes that nothing concerns are left alone."""
+    host, cluster, spec = drawn.host, drawn.spec.cluster, drawn.spec
+    rows = {r.name: r for r in site.ledger.nodes(cluster)}
+    touched = {a.node.name for a in drawn.changes if not isinstance(a, Remove)}
+    bases = {n.name: drawn.plan.documents.base(n.name) for n in drawn.plan.nodes}
+    due = concern.due(drawn.plan, rows, touched)
+    silent = {n.name: n for n in drawn.plan.nodes if drawn.silent(n.role)}
+    stale = {n for n in due & silent.keys() - touched if rows[n].stage == "healthy"}
+    if stale:
+        what = "nobody there can be told what is new; phx replace gives it to them"
+        report(f"{', '.join(sorted(stale))}: {what}")
+        due -= stale
+        bases |= {n: rows[n].context for n in stale}
+    gone = [a.node for a in drawn.actions if isinstance(a, Remove)]
+    heard = concern.heard(drawn.plan, due, rows, touched, gone)
+    listened = due | heard
+    if not listened:
+        return
+    watched, told = [], []
+    for n in drawn.plan.nodes:
+        if n.name in listened:
+            row = rows[n.name]
+            if n.name in touched:
+                row = replace(row, stage="defined", boot="", message="", context="")
+            elif n.name in due:
+                row = replace(row, stage="booted" if row.boot else "defined", message="")
+            channel = host.outside(store.channel(cluster, n.name)) if n.machine.channel else None
+            watched.append(
+                wait.Watched(
+                    row, n.domain, channel, n.identity.token, bases[n.name], n.name in due,
+                    n.name in silent,
+                )
+            )  # fmt: skip
+            told.append(row)
+    site.ledger.tell(*told)
+    least = {name: role.least for name, role in spec.roles.items()}
+    # A failure that a machine of before reports is of before, whether the ledger heard of it or not.
+    coordinator = Coordinator(
+        drawn.plan.documents, drawn.plan.exchange(least), {w.row.name for w in watched},
+        due - touched, heard | {name for name in due - touched if rows[name].stage == "healthy"},
+    )  # fmt: skip
+
+    def tell(changed: Sequence[NodeRow]) -> None:
+        notes = []
+        for row in changed:
+            first = row.message.partition("\n")[0]
+            notes.append((cluster, row.name, row.stage + (f": {first}" if first else "")))
+            if row.stage == "healthy":
+                report(f"{row.name} ready ({row.uptime:.1f} s after its kernel started)")
+            elif row.stage not in ("failed", "defined"):
+                report(f"{row.name} {row.stage}")
+        site.ledger.tell(*changed, notes=notes)
+
+    def ran(said: Said) -> None:
+        for path, status, seconds in said.hooks:
+            how = "took too long" if status is None else f"exit {status}"
+            site.ledger.note(cluster, said.node, f"hook {path}: {how}, {seconds:g} s")
+
+    planned = {n.name: n for n in drawn.plan.nodes}
+
+    def mend(node: str) -> None:
+        with site.locked("launch", report):
+            now = next((c for c in site.ledger.clusters() if c.name == cluster), None)
+            if now is None or now.secret != drawn.row.secret:
+                gone = f"{node} is gone, and so is the cluster {cluster}: another phx took it down"
+                raise WorkFailed(gone)
+            report(f"{node} gets another machine")
+            site.ledger.note(cluster, node, "gets another machine")
+            deploy.relaunch(
+                drawn.plan, planned[node], host, hypervisor, inscriber(site, drawn, report)
+            )
+            outside.forget(node)
+            deploy.shape(drawn.plan, host)
+
+    stages = {k: float(v) for k, v in spec.deadlines.model_dump().items() if v is not None}
+    spare = {name: role.count - role.least for name, role in spec.roles.items()}
+    counts = {name: role.count for name, role in spec.roles.items()}
+    limits = wait.Limits(spec.deadline, stages, spare, counts)
+    keys = {
+        w.row.name: (w.row.address, silent[w.row.name].identity.host_key.public)
+        for w in watched if w.silent
+    }  # fmt: skip
+    outside = offline.Outside(host, keys, lambda n: str(drawn.plan.documents.document(n)["digest"]))
+    with _doorway(drawn) as doorway, outside:
+        found = wait.Wait(
+            watched, coordinator, hypervisor, limits, tell,
+            lambda node: store.console_tail(host, cluster, node), mend, doorway, ran, outside.heard,
+        ).until_ready()  # fmt: skip
+    lost = [name for name, row in found.items() if row.stage != "healthy"]
+    if lost:
+        site.ledger.note(cluster, "", f"degraded: {', '.join(lost)} not ready")
+        report(f"{cluster} is degraded: {', '.join(lost)} not ready; phx up tries again")
+
+
+@contextlib.contextmanager
+def _doorway(drawn: Draft, leaving: Mapping[str, Secret] | None = None) -> Iterator[Doorway | None]:
+    """Where nodes that are reached by HTTPS come in; None when there is no such node.
+
+    leaving  tokens of nodes that go: they are no longer in the plan
+    """
+    if not drawn.plan.context.https:
+        yield None
+        return
+    from contextualize.certificate import PORT, certificate
+    from contextualize.doorway import Doorway
+
+    address = str(network.gateway(drawn.plan.network))
+    listening = netns.listen(drawn.host.netns, address, PORT)
+    own = certificate(drawn.row.secret, drawn.spec.cluster)
+    tokens = {n.name: n.identity.token for n in drawn.plan.nodes} | dict(leaving or {})
+    with Doorway(listening, own, tokens) as doorway:
+        yield doorway
+
+
+def inscriber(site: Site, drawn: Draft, report: Report) -> deploy.Inscribe:
+    images = {name: drawn.image(name) for name in drawn.spec.roles}
+    return offline.inscriber(drawn.plan, images, drawn.host, site.home, report)

@@ -1,0 +1,96 @@
+"""A `Site` is one home folder: its ledger, its catalog, its hosts; and what is kept there of each cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from builder.errors import EnvironmentLacks, InputError, Problem, close
+from builder.images.catalog import Catalog
+from builder.plan import Report
+from cluster.hosts import sandbox
+from cluster.hosts.host import Host
+from cluster.hosts.hypervisor import Hypervisor, Libvirt
+from cluster.ledger import ClusterRow, Ledger, NodeRow
+
+if TYPE_CHECKING:
+    pass
+
+DEFAULT_HOST = "local"
+DEFAULT_NETWORK = 1_000_000_000
+"""bit/s that a sandbox's private networks promise together, unless --network says otherwise."""
+
+
+class Site:
+    """One home folder. Opening it costs a SQLite file and no connection."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.ledger = Ledger(home)
+        self.catalog = Catalog(home / "images")
+
+    def files(self, cluster: str) -> Path:
+        """Where a cluster's ssh_config, known_hosts and operator key lie."""
+        return self.home / "clusters" / cluster
+
+    @contextlib.contextmanager
+    def locked(self, name: str, report: Report) -> Iterator[None]:
+        """Hold the lock `name`, "launch" or a cluster's; says so when another phx has it."""
+        folder = self.home / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                does = "launches or removes a cluster" if name == "launch" else f"changes {name}"
+                report(f"waiting for another phx that {does}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def connect(self, host: Host) -> Hypervisor:
+        """EnvironmentLacks, saying how to start it, if the host does not answer."""
+        if host.kind == "sandbox" and not sandbox.alive(host):
+            raise EnvironmentLacks(f"host '{host.name}' does not run", f"phx host up {host.name}")
+        return Libvirt(host.uri)
+
+    def start_host(self, name: str, bandwidth: int | None = None) -> Host:
+        """A sandbox host, running and in the ledger. Without `bandwidth` it keeps what it had."""
+        known = {h.name: h for h in self.ledger.hosts()}
+        if name in known and known[name].kind != "sandbox":
+            what = f"host '{name}' is {known[name].uri}, not a sandbox"
+            raise InputError(Problem("", what, "choose another name"))
+        kept = known[name].network if name in known else DEFAULT_NETWORK
+        host = sandbox.up(name, self.home, self.catalog.root, bandwidth or kept)
+        if name in known:
+            host = replace(host, accelerator=known[name].accelerator)
+        self.ledger.put_host(host)
+        return host
+
+
+def forget(site: Site, cluster: str) -> None:
+    """Remove what we keep of a cluster that is gone: its keys and its lines in the ledger."""
+    shutil.rmtree(site.files(cluster), ignore_errors=True)
+    site.catalog.release(f"cluster {cluster}")
+    site.ledger.drop_cluster(cluster)
+
+
+def node_of(site: Site, name: str) -> tuple[ClusterRow, NodeRow]:
+    """A node by NODE, or CLUSTER/NODE where two clusters have one of that name. InputError otherwise."""
+    cluster, slash, node = name.rpartition("/")
+    rows = [site.ledger.cluster(cluster)] if slash else site.ledger.clusters()
+    found = [(c, n) for c in rows for n in site.ledger.nodes(c.name) if n.name == node]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(f"{c.name}/{n.name}" for c, n in found)
+        raise InputError(
+            Problem("", f"{len(found)} nodes are called '{node}'", f"say which: {names}")
+        )
+    known = [n.name for c in rows for n in site.ledger.nodes(c.name)]
+    hint = close(node, known) if known else "there is no cluster: phx up CLUSTER.yaml"
+    raise InputError(Problem("", f"no node '{name}'", hint))
