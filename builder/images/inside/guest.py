@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import stat
 import tempfile
@@ -23,6 +24,10 @@ from builder.images.manifest import PackageFact
 
 DEADLINE = 600.0
 """Seconds for all that is done with one disk, the machine's start included (7 s under emulation)."""
+
+
+_ENVIRONMENT = threading.Lock()
+"""libguestfs takes the place of its sockets from the environment alone."""
 
 
 class Libguestfs:
@@ -47,7 +52,8 @@ class Libguestfs:
         with contextlib.ExitStack() as undo:
             # Its temporary files carry its process: what has this name in its arguments is ours.
             self._tmp = undo.enter_context(tempfile.TemporaryDirectory(prefix="phx-guestfs-"))
-            self._g: Any = guestfs.GuestFS(python_return_dict=True)
+            with _sockets(self._tmp):
+                self._g: Any = guestfs.GuestFS(python_return_dict=True)
             undo.callback(self._g.close)
             self._late = undo.enter_context(_deadline(deadline, self._tmp))
             # From here on our own calls go through `_`, where the vendor's errors end.
@@ -216,7 +222,7 @@ class Libguestfs:
                 raise TimedOut(
                     f"{what}: libguestfs did not end in time; its machine last said: {self._last or 'nothing'}"
                 ) from None
-            raise WorkFailed(f"{what}: {_said(cause)}") from None
+            raise WorkFailed(f"{what}: {_said(cause, what)}") from None
 
 
 @contextlib.contextmanager
@@ -248,10 +254,26 @@ def _version(g: Any, root: str) -> str:
     return f"{major}.{minor}" if minor > 0 else str(major)
 
 
-def _said(cause: RuntimeError) -> str:
-    """Its words without the name of its function and its advice to set environment variables."""
-    text = str(cause).partition("\n")[0]
-    return text.partition(": ")[2] or text
+def _said(cause: RuntimeError, what: str) -> str:
+    """Its first line (more is advice), without its function's name and what is said already."""
+    text = re.sub(r"^\w+: ", "", str(cause).partition("\n")[0])
+    first, _, rest = text.partition(": ")
+    return rest if rest and first in what else text
+
+
+@contextlib.contextmanager
+def _sockets(folder: str) -> Iterator[None]:
+    """A handle made meanwhile has its sockets in the folder: /tmp, its other choice, may not be ours to write."""
+    with _ENVIRONMENT:
+        before = os.environ.get("XDG_RUNTIME_DIR")
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["XDG_RUNTIME_DIR"]
+            else:
+                os.environ["XDG_RUNTIME_DIR"] = before
 
 
 def _package(application: Mapping[str, Any]) -> PackageFact:
