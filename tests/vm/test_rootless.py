@@ -144,12 +144,3 @@ def _processes() -> str:
     return subprocess.run(
         ["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True
     ).stdout
-
-
-@pytest.mark.vm
-def test_libguestfs_works_for_the_user_too(user: Start) -> None:
-    done(user(*PHX, "build", "base"))
-    act = ("--write", "/etc/motd=hello", "--run", "chown 33:33 /etc/motd")
-    said = done(user(*PHX, "image", "customize", "base", "--name", "mine", *act))
-    assert "making libguestfs's machine, once" in said and ", of base " in said
-    assert done(user(*PHX, "image", "rm", "mine")).startswith("mine ")
