@@ -12,18 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from builder.cli import Json
-from builder.terminal import Terminal, home
+from builder.terminal import Terminal
+from cluster.hosts.cli import here
 
 if TYPE_CHECKING:
     from cluster.draft import Draft
 
 Cluster = Annotated[str, typer.Argument(metavar="CLUSTER", help="The cluster's name.")]
-
-
-def _site() -> Any:
-    from cluster.site import Site
-
-    return Site(home())
 
 
 def _result(site: Any, drawn: Draft, as_json: bool, nothing: str) -> None:
@@ -61,7 +56,7 @@ def scale(
             wanted[role] = int(number)
     if problems:
         raise InputError(problems)
-    site = _site()
+    site = here()
     drawn = launch.scale(site, cluster, wanted, Terminal().report)
     _result(site, drawn, as_json, "it has that size already")
 
@@ -75,7 +70,7 @@ def replace(
     from cluster import launch
     from cluster.site import node_of
 
-    site = _site()
+    site = here()
     found = [node_of(site, node) for node in nodes]
     clusters = {row.name for row, _ in found}
     if len(clusters) > 1:
@@ -95,7 +90,7 @@ def recontext(
     """Bring changed data, templates and keys of a cluster file to its running nodes."""
     from cluster import launch, spec
 
-    site = _site()
+    site = here()
     file = Path(cluster) if cluster.endswith((".yaml", ".yml")) else None
     name = spec.load(file)[0].cluster if file else cluster
     drawn = launch.recontext(site, name, file, Terminal().report)
@@ -109,7 +104,7 @@ def events(
     as_json: Json = False,
 ) -> None:
     """Tell what happened to a cluster and its nodes, oldest first; --follow ends when the cluster is gone."""
-    terminal, site = Terminal(), _site()
+    terminal, site = Terminal(), here()
     row = site.ledger.cluster(cluster)
     last = 0
     with _until_interrupted():

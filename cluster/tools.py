@@ -11,9 +11,10 @@ import typer
 
 from builder.cli import Json
 from builder.terminal import Terminal, home
+from cluster.hosts.cli import here
 
 if TYPE_CHECKING:
-    from cluster.site import Site
+    pass
 
 Cluster = Annotated[str, typer.Argument(metavar="CLUSTER", help="The cluster's name.")]
 Write = Annotated[
@@ -29,17 +30,11 @@ def register(app: typer.Typer) -> None:
     app.command("graph")(graph)
 
 
-def _site() -> Site:
-    from cluster.site import Site
-
-    return Site(home())
-
-
 def ssh_config(cluster: Cluster, write: Write = None, as_json: Json = False) -> None:
     """Print OpenSSH's configuration for a cluster: every node by name, with verified keys."""
     from contextualize import context
 
-    terminal, site = Terminal(), _site()
+    terminal, site = Terminal(), here()
     row, nodes, folder = (
         site.ledger.cluster(cluster),
         site.ledger.nodes(cluster),
@@ -79,7 +74,7 @@ def inventory(
     from builder.errors import InputError, Problem, close
     from cluster import inventory as terms
 
-    terminal, site = Terminal(), _site()
+    terminal, site = Terminal(), here()
     site.ledger.cluster(cluster)
     nodes = site.ledger.nodes(cluster)
     config = site.files(cluster) / "ssh_config"
@@ -99,7 +94,7 @@ def hosts(cluster: Cluster, as_json: Json = False) -> None:
     """Print a line of /etc/hosts for each node: address, short name, full name."""
     from cluster import inventory as terms
 
-    terminal, site = Terminal(), _site()
+    terminal, site = Terminal(), here()
     site.ledger.cluster(cluster)
     nodes = site.ledger.nodes(cluster)
     if as_json:
@@ -132,7 +127,7 @@ def graph(
     from cluster import draft, launch, spec
     from cluster import graph as graphs
 
-    terminal, site = Terminal(), _site()
+    terminal, site = Terminal(), here()
     is_file = cluster.endswith((".yaml", ".yml"))
     parsed, document = spec.load(Path(cluster)) if is_file else launch.kept(site, cluster)
     declared = draft.declared(site, parsed, document)

@@ -43,6 +43,7 @@ SPEAKERS = {
     "builder/images/formats/cli.py",
     "builder/images/sbom/cli.py",
     "cluster/cli.py",
+    "cluster/hosts/cli.py",
     *PROGRAMS,
 }
 ALONE = {"builder/trees.py", "contextualize/agent.py", "cluster/hosts/warden.py"}
