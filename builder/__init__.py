@@ -39,6 +39,6 @@ Decisions:
 2026-11-25  An archive of a child's counts for the child alone, and its date for nobody: parents' layers stay shared.
 2026-11-25  A lock renewed in part keeps its date, because the date is an input of the first layer.
 2026-11-25  A recipe with a matrix makes no image of its own name: which variant that is would be a guess.
-2026-11-25  A step's fsync waits for nothing (overlayfs's volatile): dpkg asks for 1,200 in a first layer. What a step that
-            did not end has written is thrown away, and whether a layer survived a power cut is for fsck to tell.
+2026-11-25  A step's fsync waits for nothing (overlayfs's volatile): dpkg asks for 1,200 in a first layer. What a step
+            that did not end has written is thrown away; whether a layer survived a power cut is for fsck to tell.
 """
