@@ -45,7 +45,11 @@ def examine(home: Path) -> list[Check]:
         )
     for module, package in MODULES:
         there = importlib.util.find_spec(module) is not None
-        remedy = "" if there else f"apt-get install {package}; a venv needs --system-site-packages"
+        remedy = (
+            ""
+            if there
+            else f"apt-get install {package}, then make setup: it links the module into .venv"
+        )
         checks.append(Check(f"python {module}", there, "importable" if there else "-", remedy))
     checks.append(_mirror())
     checks.append(_room(home))
