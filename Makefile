@@ -10,7 +10,7 @@ FAST := not vm and not xen and not services and not root
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make demo    build the appliance, launch the three-node cluster, compute on it, take it down
+## make demo    build the appliances, launch a Slurm cluster, run jobs and MPI on it, take it down
 demo: setup
 	@$(SUDO) $(PY) -m cluster.demo
 
