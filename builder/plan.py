@@ -82,6 +82,7 @@ class BuildPlan:
     max_age: int | None = None
     context: str = ""
     """How nodes of the image join a cluster, as JSON; it travels in the manifest."""
+    formats: tuple[str, ...] = ()
 
     def layers(self) -> tuple[str, ...]:
         """Layer ids, one for each step, in order."""
@@ -103,7 +104,7 @@ class BuildPlan:
         told = {"layer": self.layers()[-1], "name": self.name, "version": self.version, "summary": self.summary,
                 "output": self.output.told()}  # fmt: skip
         more: dict[str, Any] = {"capabilities": self.capabilities, "max_age": self.max_age}
-        more["context"] = self.context
+        more |= {"context": self.context, "formats": self.formats}
         told |= {key: value for key, value in more.items() if value}
         text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -148,7 +149,7 @@ def plan(recipe: Flat, facts: Facts) -> BuildPlan:
     return BuildPlan(
         recipe.name, recipe.version, recipe.summary, recipe.digest, recipe.parameters,
         tuple(steps), Output(recipe.size, recipe.kernel, facts.epoch, root=recipe.root),
-        recipe.capabilities, recipe.max_age, recipe.context,
+        recipe.capabilities, recipe.max_age, recipe.context, recipe.formats,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import json
 import uuid
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -14,9 +15,10 @@ from builder.errors import InputError
 from builder.images.formats.archives import layout
 from builder.images.formats.bootable import config, first_sector, linked_core
 from builder.images.formats.containers import SECTOR, descriptor, footer
-from builder.images.formats.export import export
+from builder.images.formats.export import BOOTABLE, Container, OfTree, export, wanted
 from builder.images.formats.partitions import BIOS, LINUX, MIB, Partition, starts, table
 from builder.images.manifest import Origin
+from builder.language.kinds import Format
 from builder.layers import LayerStore
 from tests.invented import IMAGE
 
@@ -122,3 +124,32 @@ def test_what_has_no_layers_any_more_says_how_to_get_them(tmp_path: Path) -> Non
     [problem] = caught.value.problems
     assert problem.what == "2 layers of worker 1f1f1f1f1f1f are gone"
     assert problem.hint == "phx image rm 1f1f1f1f1f1f; phx build worker makes both again"
+
+
+@pytest.mark.parametrize(
+    ("formats", "form", "boots", "names"),
+    [
+        ((), None, False, [("qcow2", "worker-1.0.qcow2")]),
+        (
+            ("vhd", "bootable-vhd"),
+            None,
+            False,
+            [("vhd", "worker-1.0.vhd"), ("bootable-vhd", "worker-1.0-bootable.vhd")],
+        ),
+    ],
+    ids=["none named", "named by the recipe"],
+)
+def test_a_folder_gets_every_format_of_the_recipe(tmp_path, formats, form, boots, names):
+    found = wanted(replace(IMAGE, formats=formats), form, tmp_path, boots)
+    assert found == [(kind, tmp_path / name) for kind, name in names]
+
+
+def test_a_file_gets_what_is_asked_for(tmp_path):
+    image, file = replace(IMAGE, formats=("tar",)), tmp_path / "a"
+    assert wanted(image, None, file) == [("qcow2", file)]
+    assert wanted(image, "vmdk", file, True) == [("bootable-vmdk", file)]
+
+
+def test_a_recipe_may_name_every_format_that_is_written():
+    disks = get_args(Container)
+    assert {*disks, *get_args(OfTree), *(BOOTABLE + d for d in disks)} == set(get_args(Format))

@@ -101,7 +101,7 @@ def make(
         papers=tuple(sorted(papers.items())),
         mounts=root.mounts(plan.output),
         contextualization=manifest.contextualization(bool(agent), installed),
-        agent=int(agent or 0),
+        agent=int(agent or 0), formats=plan.formats,
     )  # fmt: skip
     (into / "manifest.json").write_text(made.to_json())
     return made

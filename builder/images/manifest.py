@@ -94,6 +94,8 @@ class Manifest:
     contextualization: Contextualization = "agent"
     agent: int = 0
     """Version of the seeds that the agent in it reads; 0: there is none, or it is not known."""
+    formats: tuple[str, ...] = ()
+    """What it is written as when nobody says otherwise: the recipe's `formats`."""
     wheels: tuple[WheelFact, ...] = ()
     """What pip installed: the recipe's `pip` and what that needs, in the order of names."""
     origin: Origin | None = None
@@ -126,7 +128,8 @@ def from_json(text: str) -> Manifest:
         data["packages"] = tuple(PackageFact(**p) for p in data["packages"])
         data["parameters"] = tuple((k, v) for k, v in data["parameters"])
         data["layers"] = tuple(data["layers"])
-        data["capabilities"] = tuple(data.get("capabilities", ()))
+        for name in ("capabilities", "formats"):
+            data[name] = tuple(data.get(name, ()))
         data["papers"] = tuple((k, v) for k, v in data.get("papers", ()))
         data["wheels"] = tuple(WheelFact(**w) for w in data.get("wheels", ()))
         data["mounts"] = tuple((k, v) for k, v in data.get("mounts", WHOLE))
@@ -142,6 +145,7 @@ def from_json(text: str) -> Manifest:
         texts += [
             *found.layers,
             *found.capabilities,
+            *found.formats,
             *chain(*found.digests, *found.papers, *found.mounts),
             *(name for name, _ in found.parameters),
         ]

@@ -162,6 +162,7 @@ class Flat:
     test_cluster: str = ""
     variant: str = ""
     root: Root = EXT4
+    formats: tuple[str, ...] = ()
 
     @property
     def called(self) -> str:

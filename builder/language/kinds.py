@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
@@ -203,6 +203,11 @@ def _text(pattern: str) -> WithJsonSchema:
 
 
 Name = Annotated[str, AfterValidator(name_of), _text("[a-z][a-z0-9-]{0,39}")]
+Format = Literal[
+    "raw", "qcow2", "vmdk", "vhd", "tar", "oci", "squashfs", "erofs",
+    "bootable-raw", "bootable-qcow2", "bootable-vmdk", "bootable-vhd",
+]  # fmt: skip
+"""What an image can be written as."""
 RoleName = Annotated[str, AfterValidator(_role), _text(r"([a-z][a-z0-9-]{0,39}|.*\{\{.*)")]
 """A role of the cluster file, or a template that gives one."""
 FactName = Annotated[str, AfterValidator(_fact), _text("[a-z][a-z0-9_]{0,39}")]

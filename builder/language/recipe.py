@@ -94,6 +94,7 @@ def load(
         merged(deployments), tuple(tests),
         str(links[-1].folder / leaf.tests.cluster) if leaf.tests.cluster else "", variant,
         next((x.recipe.root for x in reversed(links) if x.recipe.root), EXT4),
+        next((x.recipe.formats for x in reversed(links) if x.recipe.formats), ()),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from builder.language.entries import (
     User,
 )
 from builder.language.kinds import (
+    Format,
     Inside,
     Many,
     Name,
@@ -100,6 +101,9 @@ class Recipe(Sections, Head):
     root: Root | None = Field(None, description="the root filesystem's kind, at first ext4")
     max_age: Seconds | None = Field(
         None, description="how old its packages may get before the image is called aged, as in 30d"
+    )
+    formats: Many[Format] = Field(
+        (), description="what `phx image export` writes into a folder, as in qcow2 or bootable-vhd"
     )
     tests: Checks = Field(
         default_factory=Checks, description="tests of the appliance, besides its parents'"

@@ -12,10 +12,15 @@ from builder.terminal import Terminal, home
 
 def export(
     name: Annotated[str, typer.Argument(help="Name, name:version or the first digits of its id.")],
-    file: Annotated[Path, typer.Argument(help="The file to write.")],
+    file: Annotated[
+        Path, typer.Argument(help="The file to write; or a folder, for the recipe's formats.")
+    ],
     form: Annotated[
-        str, typer.Option("--format", help="raw, qcow2, vmdk, vhd; tar, oci, squashfs or erofs.")
-    ] = "qcow2",
+        str | None,
+        typer.Option(
+            "--format", help="raw, qcow2 (at first), vmdk, vhd; tar, oci, squashfs, erofs."
+        ),
+    ] = None,
     bootable: Annotated[
         bool,
         typer.Option(
@@ -26,11 +31,14 @@ def export(
 ) -> None:
     """Write an image's root filesystem in another format; the same bytes each time."""
     from builder.images.catalog import Catalog
-    from builder.images.formats.export import export
+    from builder.images.formats.export import BOOTABLE, export, wanted
     from builder.layers import LayerStore
 
     catalog = Catalog(home() / "images")
     found = catalog.get(name)
-    export(found, catalog.folder(found), LayerStore(home() / "layers"), form, file, bootable)
-    what = f"{file.stat().st_size >> 20} MiB as {form}" + (", boots itself" if bootable else "")
-    Terminal().say(f"{found.name} {found.short} is {file}, {what}")
+    store, terminal = LayerStore(home() / "layers"), Terminal()
+    for kind, into in wanted(found, form, file, bootable):
+        boots, form = kind.startswith(BOOTABLE), kind.removeprefix(BOOTABLE)
+        export(found, catalog.folder(found), store, form, into, boots)
+        what = f"{into.stat().st_size >> 20} MiB as {form}" + (", boots itself" if boots else "")
+        terminal.say(f"{found.name} {found.short} is {into}, {what}")

@@ -19,11 +19,31 @@ Container = Literal["raw", "qcow2", "vmdk", "vhd"]
 OfTree = Literal["tar", "oci", "squashfs", "erofs"]
 """Made from the tree, so from the layers."""
 
+BOOTABLE = "bootable-"
+"""Before the name of a format that holds a disk: with partitions, and something that boots it."""
+
 REFUSED = {
     "btrfs": "mkfs.btrfs writes random UUIDs and the clock's times, whatever it is told",
     "xfs": "mkfs.xfs fills a filesystem from a list that holds no times, attributes and hard links",
 }
 """Formats that people ask for, and why there is none."""
+
+
+def wanted(
+    image: Manifest, form: str | None, into: Path, boots: bool = False
+) -> list[tuple[str, Path]]:
+    """(format, file) of all that is to be written; qcow2 where neither the caller nor the recipe says what.
+
+    into  a file, or a folder for every format that the recipe names
+    """
+    if form is None and into.is_dir():
+        stem = f"{image.name}-{image.version}"
+        names = image.formats or ("qcow2",)
+        return [
+            (n, into / f"{stem}{'-bootable' if BOOTABLE in n else ''}.{n.removeprefix(BOOTABLE)}")
+            for n in names
+        ]
+    return [((BOOTABLE if boots else "") + (form or "qcow2"), into)]
 
 
 def export(
