@@ -29,6 +29,8 @@ from cluster import ready
 from cluster.draft import Draft, draft
 from cluster.site import Site, forget
 
+Wanted = tuple[ClusterSpec, Document]
+
 
 def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Report) -> Draft:
     """Launch the cluster, or bring it to what its file says; returns when enough of its nodes are ready.
@@ -49,7 +51,7 @@ def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Re
                         "phx plan shows it; phx up --replace does it")
             )  # fmt: skip
 
-    return _bring(site, spec, document, host_name, (), permitted, report)
+    return _bring(site, spec.cluster, lambda: (spec, document), host_name, (), permitted, report)
 
 
 def kept(site: Site, cluster: str, now: Document | None = None) -> tuple[ClusterSpec, Document]:
@@ -69,15 +71,17 @@ def kept(site: Site, cluster: str, now: Document | None = None) -> tuple[Cluster
 
 def scale(site: Site, cluster: str, counts: Mapping[str, int], report: Report) -> Draft:
     """Bring roles of a running cluster to other counts. The last nodes of a role leave, no other is replaced."""
-    _, document = kept(site, cluster)
-    spec, document = kept(site, cluster, specs.scaled(document, counts))
-    return _bring(site, spec, document, None, (), _nothing_replaced, report)
+
+    def wanted() -> Wanted:
+        return kept(site, cluster, specs.scaled(kept(site, cluster)[1], counts))
+
+    wanted()  # what is wrong in it is told before anybody waits
+    return _bring(site, cluster, wanted, None, (), _nothing_replaced, report)
 
 
 def renew(site: Site, cluster: str, nodes: Collection[str], report: Report) -> Draft:
     """Give nodes another machine each, with the same identity and a fresh disk."""
-    spec, document = kept(site, cluster)
-    return _bring(site, spec, document, None, nodes, lambda _: None, report)
+    return _bring(site, cluster, lambda: kept(site, cluster), None, nodes, lambda _: None, report)
 
 
 def recontext(site: Site, cluster: str, file: Path | None, report: Report) -> Draft:
@@ -85,7 +89,7 @@ def recontext(site: Site, cluster: str, file: Path | None, report: Report) -> Dr
     now = specs.load(file)[1] if file else None
     if now and now.data["cluster"] != cluster:
         raise InputError(Problem(str(file), f"is of cluster {now.data['cluster']}, not {cluster}"))
-    spec, document = kept(site, cluster, now)
+    kept(site, cluster, now)  # what is wrong in it is told before anybody waits
 
     def permitted(drawn: Draft) -> None:
         if drawn.changes:
@@ -94,7 +98,7 @@ def recontext(site: Site, cluster: str, file: Path | None, report: Report) -> Dr
                 Problem(str(file or cluster), what, "phx plan shows it; phx up does it")
             )
 
-    return _bring(site, spec, document, None, (), permitted, report)
+    return _bring(site, cluster, lambda: kept(site, cluster, now), None, (), permitted, report)
 
 
 def _nothing_replaced(drawn: Draft) -> None:
@@ -107,8 +111,8 @@ def _nothing_replaced(drawn: Draft) -> None:
 
 def _bring(
     site: Site,
-    spec: ClusterSpec,
-    document: Document,
+    cluster: str,
+    wanted: Callable[[], Wanted],
     host_name: str | None,
     anew: Collection[str],
     permitted: Callable[[Draft], None],
@@ -116,9 +120,11 @@ def _bring(
 ) -> Draft:
     """Bring the cluster to the spec: nodes that go say goodbye, the others come, all are told, then the leavers go.
 
-    One cluster is changed by one phx at a time; `phx down` alone does not wait for it.
+    One cluster is changed by one phx at a time; `phx down` alone does not wait for it. So what is wanted is asked when
+    it is our turn: it may build on what the one before us changed.
     """
-    with site.locked(f"cluster-{spec.cluster}", report):
+    with site.locked(f"cluster-{cluster}", report):
+        spec, document = wanted()
         return _change(site, spec, document, host_name, anew, permitted, report)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,24 @@ def test_two_at_once_on_one_cluster_go_one_after_the_other(site):
     thread.join(5)
     assert order == ["first", "second"]
     assert said[0] == "waiting for another phx that changes cluster-demo"
+
+
+def test_who_waited_builds_on_what_the_one_before_changed(site, monkeypatch):
+    """Two people scale two roles at once: neither undoes the other's change."""
+    up(site)
+    real, others = Site.locked, []
+
+    @contextlib.contextmanager
+    def locked(self, name, report):
+        if name == "cluster-demo" and not others:
+            others.append(name)
+            launch.scale(site, "demo", {"worker": 3}, report)  # came first
+        with real(self, name, report):
+            yield
+
+    monkeypatch.setattr(Site, "locked", locked)
+    launch.scale(site, "demo", {"head": 2}, lambda _: None)
+    assert set(stages(site)) == {"head-1", "head-2", "worker-1", "worker-2", "worker-3"}
 
 
 def test_nobody_starts_a_machine_again_for_a_cluster_that_was_taken_down(site, monkeypatch):
