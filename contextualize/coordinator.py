@@ -195,10 +195,13 @@ class Coordinator:
                     self._again.discard(node)
                     orders.append((node, {"again": True}))
             elif self._sent.get(node) != digest:
-                self._again.discard(node)
+                if state is not None:
+                    self._again.discard(node)  # else what it said of before may still be on its way
                 self._sent[node] = digest
                 self._wants.pop(node, None)
                 orders.append((node, {"context": self.documents.told(node, self._alike(name))}))
+            elif state is not None and state.stage == "failed":
+                self._again.discard(node)  # that was of before; the next is of what it was told
             orders += [(node, line) for line in self._parts(node, name)]
         return orders
 

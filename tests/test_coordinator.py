@@ -143,6 +143,35 @@ def test_an_old_failure_is_tried_again_once():
     assert told(c) == [] and not c.retries("other-1")
 
 
+def test_an_old_failure_that_comes_after_the_first_order_is_old_all_the_same():
+    c = cluster(again=["other-1"])
+    c.hear(report("other-1", "booted"))
+    assert told(c) == [("other-1", "context")]
+    c.hear(report("other-1", "failed", context="of another context"))
+    assert c.retries("other-1") and told(c) == []
+    c.hear(report("other-1", "failed", context=c._digest("other-1")))
+    assert not c.retries("other-1") and told(c) == []
+
+
+def test_an_old_failure_of_the_same_context_is_tried_again_however_late_it_comes():
+    c = cluster(again=["other-1"])
+    c.hear(report("other-1", "booted"))
+    assert told(c) == [("other-1", "context")]
+    c.hear(report("other-1", "failed", context=c._digest("other-1")))
+    assert c.retries("other-1") and told(c) == [("other-1", "again")]
+    c.hear(report("other-1", "failed", context=c._digest("other-1")))
+    assert not c.retries("other-1") and told(c) == []
+
+
+def test_a_failure_of_what_it_was_told_is_new():
+    c = cluster(again=["other-1"])
+    c.hear(report("other-1", "booted"))
+    c.hear(report("other-1", "failed", context="of another context"))
+    assert c.retries("other-1") and told(c) == [("other-1", "context")]
+    c.hear(report("other-1", "failed", context=c._digest("other-1")))
+    assert not c.retries("other-1") and told(c) == []
+
+
 def test_who_is_given_up_is_heard_no_more():
     c = cluster()
     c.hear(fact("worker-1", "id"))

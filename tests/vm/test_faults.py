@@ -111,7 +111,17 @@ files:
 def test_a_node_that_never_reports_ends_the_wait_with_its_console(
     library: Callable[..., Phx], sandbox: str, tmp_path: Path
 ) -> None:
-    phx = library(mute="from: base\nservices: {disable: [philoxenia-agent.service]}\n")
+    phx = library(
+        mute="""from: base
+files:
+  - path: /etc/systemd/system/philoxenia-agent.service.d/mute.conf
+    content: |
+      [Service]
+      Type=simple
+      ExecStart=
+      ExecStart=/bin/sleep infinity
+"""
+    )
     phx.run("build", "mute")
     started = time.monotonic()
     said = phx.run(
