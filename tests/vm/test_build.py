@@ -163,7 +163,7 @@ def test_killed_and_interrupted_builds_leave_no_mounts_and_go_on(
 ) -> None:
     stamp = time.time()
     phx = library(
-        slow=f"from: base\nrun:\n  - {{name: a, script: 'echo {stamp}'}}\n  - {{name: b, script: sleep 3}}\n"
+        slow=f"from: base\nrun:\n  - {{name: a, script: 'echo {stamp}'}}\n  - {{name: b, script: sleep 3.25}}\n"
     )
     for how, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         process = phx.start("build", "slow")
@@ -173,7 +173,7 @@ def test_killed_and_interrupted_builds_leave_no_mounts_and_go_on(
         assert process.returncode == status
         if how == signal.SIGINT:
             assert "interrupted; run the same command again to go on" in err
-        eventually("what it started is gone", lambda: "sleep 3" not in _processes(), 10)
+        eventually("what it started is gone", lambda: "sleep 3.25" not in _processes(), 10)
         assert work_left(phx.home) == []
     said = phx.run("build", "slow").stderr
     assert "run: a" not in said
