@@ -122,7 +122,7 @@ def test_a_user_without_lent_ids_hears_what_to_do(user: Start) -> None:
 
 
 def test_an_interrupted_build_leaves_nothing_that_the_user_cannot_remove(user: Start) -> None:
-    recipe = f"from: base\nrun:\n  - {{name: own, script: 'echo {time.time()} > /own; chown 33:33 /own; sleep 30.25'}}\n"
+    recipe = f"from: base\nrun:\n  - {{name: own, script: 'echo {time.time()} >/own; chown 33:33 /own; sleep 30.25'}}\n"
     head = "name: slow\nversion: '1'\nsummary: for a test\n"
     write = f"mkdir -p /mnt/home/slow; printf %s {shlex.quote(head + recipe)} > /mnt/home/slow/recipe.yaml"
     done(user("sh", "-c", write))
