@@ -12,7 +12,7 @@ Decisions:
 2026-11-22  A node's disk and seed are whole before its domain is defined. So a domain that exists has both, and
             `phx up` may die anywhere and be run again.
 2026-11-22  Nodes are replaced or removed only when told, by --replace: their disks go with them.
-2026-11-25  `phx scale`, `replace` and `recontext` keep the images that the nodes have: that somebody built a newer one in
-            between must not make a small change a large one. `phx up` alone takes it, and says what that costs.
+2026-11-25  `phx scale`, `replace` and `recontext` keep the images that the nodes have: that somebody built a newer one
+            must not make a small change a large one. `phx up` alone takes it, and says what that costs.
 2026-11-25  Other tools get the one ssh_config that is there, Ansible's variables too: keys and ways are told once.
 """

@@ -70,8 +70,13 @@ def cloud_init(
             {"path": f"/etc/systemd/system/{UNIT}", "permissions": "0644", "owner": "root:root",
              "content": _UNIT},
         ]  # fmt: skip
-        # It waits for others' facts: cloud-init is not to wait for it.
-        user["runcmd"] = [["systemctl", "enable", "--now", "--no-block", UNIT]]
+        # It waits for others' facts: cloud-init is not to wait for it. cloud-init writes once, so what it wrote is on the
+        # disk before the node can be called ready: else a power cut in the first half minute leaves empty files for good.
+        user["runcmd"] = [
+            ["systemctl", "enable", UNIT],
+            ["sync"],
+            ["systemctl", "start", "--no-block", UNIT],
+        ]
     network = {
         "version": 2,
         "ethernets": {

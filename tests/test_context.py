@@ -185,7 +185,9 @@ def test_cloud_init_brings_the_agent_where_there_is_none():
     unit = written["/etc/systemd/system/philoxenia-agent.service"]["content"]
     assert "ExecStart=/usr/bin/python3 -I -S -B /usr/lib/philoxenia/agent.py\n" in unit
     assert user["runcmd"] == [
-        ["systemctl", "enable", "--now", "--no-block", "philoxenia-agent.service"]
+        ["systemctl", "enable", "philoxenia-agent.service"],
+        ["sync"],
+        ["systemctl", "start", "--no-block", "philoxenia-agent.service"],
     ]
     assert told == cloudinit.cloud_init("demo", member_of("head-1"), document("head-1"), source)
 
