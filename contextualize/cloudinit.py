@@ -70,8 +70,8 @@ def cloud_init(
             {"path": f"/etc/systemd/system/{UNIT}", "permissions": "0644", "owner": "root:root",
              "content": _UNIT},
         ]  # fmt: skip
-        # It waits for others' facts: cloud-init is not to wait for it. cloud-init writes once, so what it wrote is on the
-        # disk before the node can be called ready: else a power cut in the first half minute leaves empty files for good.
+        # It waits for others' facts: cloud-init is not to wait for it. cloud-init writes once, so what it wrote is on
+        # the disk before the node can be ready: else a power cut soon after leaves empty files for good.
         user["runcmd"] = [
             ["systemctl", "enable", UNIT],
             ["sync"],
