@@ -8,7 +8,6 @@ import json
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from builder.document import Document, by_line
 from builder.errors import InputError, NoRoom, Problem
@@ -21,6 +20,7 @@ from cluster.hosts.hypervisor import Seen
 from cluster.ledger import ClusterRow
 from cluster.place import Room, place
 from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee
+from cluster.site import DEFAULT_HOST, DEFAULT_NETWORK, Site
 from cluster.spec import ClusterSpec
 from contextualize import context as contexts
 from contextualize import declared as declarations
@@ -28,11 +28,6 @@ from contextualize import requirements, template
 from contextualize.declared import Declared
 from contextualize.identity import Secret
 from contextualize.render import VERSION
-
-if TYPE_CHECKING:
-    pass
-
-from cluster.site import DEFAULT_HOST, DEFAULT_NETWORK, Site
 
 
 @dataclass(frozen=True, slots=True)

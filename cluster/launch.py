@@ -7,27 +7,21 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from builder import accelerator
 from builder.document import Document, parse
 from builder.errors import InputError, Problem
 from builder.plan import Report
-from cluster import deploy
+from cluster import deploy, ready
 from cluster import spec as specs
+from cluster.draft import Draft, draft
 from cluster.hosts import sandbox
 from cluster.ledger import NodeRow
 from cluster.plan import Keep, Remove, Replace
+from cluster.site import Site, forget
 from cluster.spec import ClusterSpec, natural
 from contextualize import context as contexts
 from contextualize.identity import operator_key
-
-if TYPE_CHECKING:
-    pass
-
-from cluster import ready
-from cluster.draft import Draft, draft
-from cluster.site import Site, forget
 
 Wanted = tuple[ClusterSpec, Document]
 

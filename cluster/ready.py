@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING
 from builder.errors import WorkFailed
 from builder.plan import Report
 from cluster import concern, deploy, leaving, network, offline, wait
+from cluster.draft import Draft
 from cluster.hosts import netns, store
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.ledger import NodeRow
 from cluster.plan import Remove, Replace
+from cluster.site import Site
 from contextualize.coordinator import Coordinator
 from contextualize.identity import Secret, derive
 
 if TYPE_CHECKING:
     from contextualize.doorway import Doorway
     from contextualize.message import Report as Said
-
-from cluster.draft import Draft
-from cluster.site import Site
 
 
 def say_goodbye(site: Site, drawn: Draft, report: Report) -> None:

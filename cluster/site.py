@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from builder.errors import EnvironmentLacks, InputError, Problem, close
 from builder.images.catalog import Catalog
@@ -17,9 +16,6 @@ from cluster.hosts import sandbox
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Hypervisor, Libvirt
 from cluster.ledger import ClusterRow, Ledger, NodeRow
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_HOST = "local"
 DEFAULT_NETWORK = 1_000_000_000

@@ -16,10 +16,7 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(leaving, "SILENCE", 0.2)
     found = Bench(tmp_path)
     yield found
-    for agent in found.agents.values():
-        agent.ended.set()
-    for agent in found.agents.values():
-        agent.join(2)
+    found.close()
 
 
 def left(bench, node):

@@ -106,6 +106,12 @@ class Bench:
 
     least: ClassVar = {"head": 1, "worker": 2}
 
+    def close(self):
+        for agent in self.agents.values():
+            agent.ended.set()
+        for agent in self.agents.values():
+            agent.join(2)
+
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
@@ -113,10 +119,7 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(wait, "LOOK", 0.02)
     found = Bench(tmp_path)
     yield found
-    for agent in found.agents.values():
-        agent.ended.set()
-    for agent in found.agents.values():
-        agent.join(2)
+    found.close()
 
 
 ALL = ("booted", "contextualized", "healthy")
@@ -354,10 +357,7 @@ def late(tmp_path, monkeypatch):
     monkeypatch.setattr(brokers, "RETRY", 0.01)
     found = Bench(tmp_path, LATE)
     yield found
-    for agent in found.agents.values():
-        agent.ended.set()
-    for agent in found.agents.values():
-        agent.join(2)
+    found.close()
 
 
 def test_who_waits_for_a_fact_that_never_comes_says_for_what_and_from_whom(late):
