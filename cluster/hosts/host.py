@@ -24,6 +24,8 @@ class Host:
     netns     name of the network namespace that it lives in; "" for ours
     cpu, memory, network  what it has (thousandths of a core, bytes, bit/s), less what it keeps for itself
     accelerator  kvm or qemu; "" until a boot probe has decided
+    ssh       the ssh_config(5) by which OpenSSH reaches the host under its name; "" for this machine
+    driver    of its libvirt
     """
 
     name: str
@@ -38,6 +40,8 @@ class Host:
     accelerator: str = ""
     partition: str = ""
     catalog: str = ""
+    ssh: str = ""
+    driver: Literal["qemu", "xen"] = "qemu"
 
     def outside(self, inside: PurePosixPath) -> Path:
         """Our path of a file that the host's libvirt calls `inside`."""
