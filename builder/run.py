@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
@@ -208,6 +208,39 @@ def start_detached(
     # Ours to reap only while we live; init takes it afterwards.
     process.returncode = 0
     return process.pid
+
+
+@contextlib.contextmanager
+def beside(argv: Sequence[str], pause: float = 1.0) -> Iterator[None]:
+    """A program that runs as long as the context is open: one that ends before is started again after a pause."""
+    setpriv = shutil.which("setpriv")
+    guarded = [setpriv, "--pdeathsig", "KILL", "--", *argv] if setpriv else list(argv)
+    over = threading.Event()
+    running: list[subprocess.Popen[bytes]] = []
+
+    def keep() -> None:
+        # The kernel's signal comes at the end of the thread that started the program, so one thread does it all.
+        while not over.is_set():
+            process = subprocess.Popen(
+                guarded, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            running[:] = [process]
+            if over.is_set():
+                _end(process)
+            process.wait()
+            over.wait(pause)
+
+    program(argv[0], argv[0])
+    thread = threading.Thread(target=keep, name=argv[0], daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for process in running:
+            _end(process)
+        thread.join()
 
 
 def attached(

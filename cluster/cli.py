@@ -181,9 +181,11 @@ def ssh(context: typer.Context, node: Node) -> None:
     on = site.ledger.host(row.host)
     site.connect(on).close()  # says what to do when the host does not run
     folder = site.files(row.name)
-    # Straight from inside the host's network: no relay in between.
-    become([*on.enter(), "ssh", "-F", str(folder / "ssh_config"), "-o", "ProxyCommand=none",
-            found.name, *context.args])  # fmt: skip
+    # Straight from inside the host's network where that is on this machine: no relay in between.
+    straight = [] if on.ssh else ["-o", "ProxyCommand=none"]
+    become(
+        [*on.enter(), "ssh", "-F", str(folder / "ssh_config"), *straight, found.name, *context.args]
+    )
 
 
 @app.command()
@@ -211,7 +213,11 @@ def logs(
 
     terminal, site = Terminal(), here()
     row, found = node_of(site, node)
-    terminal.say(store.console_tail(site.ledger.host(row.host), row.name, found.name, lines))
+    reach = site.reach(site.ledger.host(row.host))
+    try:
+        terminal.say(store.console_tail(reach, row.name, found.name, lines))
+    finally:
+        reach.close()
     said = f": {found.message}" if found.message else ""
     terminal.say(
         f"-- last report: {found.stage} {found.uptime:.1f} s after its kernel started{said}"

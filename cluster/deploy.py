@@ -8,47 +8,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import assert_never
 
 from builder.errors import PhiloxeniaError
 from builder.plan import Report
 from cluster import domain, network
 from cluster.hosts import store
-from cluster.hosts.host import IMAGES, Host
 from cluster.hosts.hypervisor import Hypervisor
-from cluster.hosts.shaping import Shape, Shaper
+from cluster.hosts.reach import Reach
+from cluster.hosts.shaping import Shape
 from cluster.plan import Action, ClusterPlan, Keep, Launch, NodePlan, Remove, Replace, Resume
 from contextualize import seed
 
-Inscribe = Callable[[NodePlan], None]
-"""Writes a node's context into its fresh disk, if nobody in its image applies it."""
+Inscribe = Callable[[NodePlan, Path], None]
+"""Writes a node's context into its fresh disk, a file of ours, if nobody in its image applies it."""
 
 AT_ONCE = 4
 """Nodes that are launched side by side: the work is the host's, and short."""
 
 
 def apply(
-    plan: ClusterPlan, actions: Sequence[Action], host: Host, hypervisor: Hypervisor, report: Report,
+    plan: ClusterPlan, actions: Sequence[Action], reach: Reach, hypervisor: Hypervisor, report: Report,
     inscribe: Inscribe,
 ) -> None:  # fmt: skip
     """Do what `actions` say. Raises the first node's failure after every other node was tried."""
-    store.prepare(host, plan.cluster)
+    store.prepare(reach, plan.cluster)
     hypervisor.start_network(network.name(plan.cluster), plan.network_xml)
 
     def one(action: Action) -> None:
         match action:
             case Launch(node):
-                launch(plan, node, host, hypervisor, inscribe)
+                launch(plan, node, reach, hypervisor, inscribe)
                 report(f"{node.name} started")
             case Resume(node, was):
                 hypervisor.resume(node.domain)
                 report(f"{node.name} started again (it was {was})")
             case Replace(node, why):
-                relaunch(plan, node, host, hypervisor, inscribe)
+                relaunch(plan, node, reach, hypervisor, inscribe)
                 report(f"{node.name} replaced: {why}")
             case Remove(name, of):
-                _remove(name, of, plan.cluster, host, hypervisor)
+                _remove(name, of, plan.cluster, reach, hypervisor)
                 report(f"{name} removed")
             case Keep():
                 pass
@@ -65,61 +65,61 @@ def apply(
                 failures.append(cause)
                 failed.add(action.node if isinstance(action, Remove) else action.node.name)
     # Those that did start are held to their limits, whatever became of the others.
-    shape(plan, host, failed)
+    shape(plan, reach, failed)
     if failures:
         raise failures[0]
 
 
-def shape(plan: ClusterPlan, host: Host, but: Container[str] = ()) -> list[str]:
+def shape(plan: ClusterPlan, reach: Reach, but: Container[str] = ()) -> list[str]:
     """Hold the bandwidth of every node `but` those; the nodes for which something had to be set."""
     changed = []
-    with Shaper(host.netns) as shaper:
+    with reach.queues() as queues:
         for node in (n for n in plan.nodes if n.name not in but):
             given = node.machine.guarantee
-            if shaper.ensure(node.machine.tap, Shape(given.network_guarantee, given.network_limit)):
+            if queues.ensure(node.machine.tap, Shape(given.network_guarantee, given.network_limit)):
                 changed.append(node.name)
     return changed
 
 
 def relaunch(
-    plan: ClusterPlan, node: NodePlan, host: Host, hypervisor: Hypervisor, inscribe: Inscribe
+    plan: ClusterPlan, node: NodePlan, reach: Reach, hypervisor: Hypervisor, inscribe: Inscribe
 ) -> None:
     """Another machine for the node, with a fresh disk."""
-    _remove(node.name, node.domain, plan.cluster, host, hypervisor)
-    launch(plan, node, host, hypervisor, inscribe)
+    _remove(node.name, node.domain, plan.cluster, reach, hypervisor)
+    launch(plan, node, reach, hypervisor, inscribe)
 
 
 def launch(
-    plan: ClusterPlan, node: NodePlan, host: Host, hypervisor: Hypervisor, inscribe: Inscribe
+    plan: ClusterPlan, node: NodePlan, reach: Reach, hypervisor: Hypervisor, inscribe: Inscribe
 ) -> None:
     """The node's disk, seed and domain; what was left of an earlier one is replaced."""
     m = node.machine
-    store.remove_node(host, m.cluster, m.node)
-    base = PurePosixPath(m.kernel).with_name("disk.raw")
-    store.make_disk(host, m.cluster, m.node, base, m.guarantee.disk)
-    inscribe(node)
-    store.put_seed(host, m.cluster, m.node, seed.iso(plan.seed(node.name, seed.agent())))
+    store.remove_nodes(reach, m.cluster, m.node)
+    folder = PurePosixPath(m.kernel).parent
+    with store.made_disk(reach, m.cluster, m.node, folder, m.guarantee.disk) as made:
+        inscribe(node, made)
+    store.put_seed(reach, m.cluster, m.node, seed.iso(plan.seed(node.name, seed.agent())))
     hypervisor.start(node.domain, domain.xml(m, node.context))
 
 
-def _remove(name: str, of: str, cluster: str, host: Host, hypervisor: Hypervisor) -> None:
+def _remove(name: str, of: str, cluster: str, reach: Reach, hypervisor: Hypervisor) -> None:
     hypervisor.remove(of)
-    with Shaper(host.netns) as shaper:
-        shaper.remove(network.tap(cluster, name))
-    store.remove_node(host, cluster, name)
+    with reach.queues() as queues:
+        queues.remove(network.tap(cluster, name))
+    store.remove_nodes(reach, cluster, name)
 
 
 def remove(
-    cluster: str, actions: Sequence[Remove], host: Host, hypervisor: Hypervisor, report: Report
+    cluster: str, actions: Sequence[Remove], reach: Reach, hypervisor: Hypervisor, report: Report
 ) -> None:
     """Take nodes away, with their disks."""
     for action in actions:
-        _remove(action.node, action.domain, cluster, host, hypervisor)
+        _remove(action.node, action.domain, cluster, reach, hypervisor)
         report(f"{action.node} removed")
 
 
 def take_down(
-    cluster: str, names: Sequence[str], host: Host, hypervisor: Hypervisor, report: Report
+    cluster: str, names: Sequence[str], reach: Reach, hypervisor: Hypervisor, report: Report
 ) -> None:
     """Remove every domain, device, network and file of the cluster.
 
@@ -131,16 +131,10 @@ def take_down(
         list(pool.map(lambda item: hypervisor.remove(item[1]), sorted(everyone.items())))
     if everyone:
         report(f"{len(everyone)} nodes removed")
-    with Shaper(host.netns) as shaper:
+    with reach.queues() as queues:
         for node in everyone:
-            shaper.remove(network.tap(cluster, node))
+            queues.remove(network.tap(cluster, node))
     hypervisor.remove_network(network.name(cluster))
-    for node in everyone:
-        store.remove_node(host, cluster, node)
-    store.remove_cluster(host, cluster)
+    store.remove_nodes(reach, cluster, *everyone)
+    store.remove_cluster(reach, cluster)
     report(f"network and files of {cluster} removed")
-
-
-def base_folder(host: Host, image_id: str, catalog_folder: str) -> PurePosixPath:
-    """The folder of an image as the host's libvirt sees it."""
-    return (IMAGES if host.folder else PurePosixPath(catalog_folder)) / image_id[:16]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from builder.document import Document, by_line
 from builder.errors import InputError, NoRoom, Problem
 from builder.images.manifest import Manifest
-from cluster import deploy, network, offline
+from cluster import network, offline
 from cluster import spec as specs
 from cluster.hosts import sandbox
 from cluster.hosts.host import Host
@@ -88,10 +88,7 @@ def draft(
     sandboxes = {h.name for h in (*hosts, *beside) if h.kind == "sandbox"}
     host = _choose(spec, hosts, seen, sandboxes)
     secret = row.secret if row else Secret(secrets.token_bytes(32))
-    folders = {
-        name: (m, deploy.base_folder(host, m.id, str(site.catalog.root)))
-        for name, m in images.items()
-    }
+    folders = {name: (m, host.image(m.id)) for name, m in images.items()}
     nodes = site.ledger.nodes(spec.cluster) if row else []
     known_at = {n.name: ipaddress.IPv4Address(n.address) for n in nodes}
     plan = draw(spec, host, net, folders, secret, declared, known_at)

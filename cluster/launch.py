@@ -153,9 +153,9 @@ def _change(
         write_access(site, drawn)
         for image in drawn.images.values():
             site.catalog.hold(image, f"cluster {spec.cluster}")
-        hypervisor = site.connect(host)
+        hypervisor, reach = site.connect(host), site.reach(host)
         try:
-            ready.say_goodbye(site, drawn, report)
+            ready.say_goodbye(site, drawn, reach, report)
             staying = [a for a in drawn.actions if not isinstance(a, Remove)]
             # Whoever gets another machine, or boots again, is not ready, even if we die before we see it start.
             site.ledger.tell(
@@ -163,30 +163,35 @@ def _change(
                   for a in staying if not isinstance(a, Keep) and a.node.name in before)
             )  # fmt: skip
             if any(not isinstance(a, Keep) for a in staying):
+                needed = (drawn.image(a.node.role) for a in staying if not isinstance(a, Keep))
+                for image in {image.id: image for image in needed}.values():
+                    reach.bring(image, site.catalog.folder(image), report)
                 deploy.apply(
                     drawn.plan,
                     staying,
-                    host,
+                    reach,
                     hypervisor,
                     report,
                     ready.inscriber(site, drawn, report),
                 )
-            elif changed := deploy.shape(drawn.plan, host):
+            elif changed := deploy.shape(drawn.plan, reach):
                 report(f"bandwidth of {', '.join(changed)} set again")
         except BaseException:
             hypervisor.close()
+            reach.close()
             raise
     try:
-        ready.until_ready(site, drawn, hypervisor, report)
+        ready.until_ready(site, drawn, reach, hypervisor, report)
         with site.locked("launch", report):
             going = [a for a in drawn.actions if isinstance(a, Remove)]
-            deploy.remove(drawn.plan.cluster, going, host, hypervisor, report)
+            deploy.remove(drawn.plan.cluster, going, reach, hypervisor, report)
             gone = before.keys() - {n.name for n in drawn.plan.nodes}
             site.ledger.drop_nodes(spec.cluster, gone)
             for name in sorted(gone, key=natural):
                 site.ledger.note(spec.cluster, name, "removed")
     finally:
         hypervisor.close()
+        reach.close()
     return drawn
 
 
@@ -216,9 +221,8 @@ def write_access(site: Site, drawn: Draft) -> None:
     )
     (folder / "known_hosts").write_text(known)
     nodes = [(n.name, n.address) for n in drawn.plan.nodes]
-    enter = " ".join(drawn.host.enter())
     (folder / "ssh_config").write_text(
-        contexts.ssh_config(drawn.spec.cluster, nodes, folder, enter)
+        contexts.ssh_config(drawn.spec.cluster, nodes, folder, drawn.host.proxy())
     )
 
 
@@ -232,9 +236,10 @@ def down(site: Site, cluster: str, report: Report) -> None:
             # Its libvirt still has the domains' definitions, and only it can take them away.
             report(f"starting sandbox host '{host.name}' to clear it")
             host = site.start_host(host.name)
-        hypervisor = site.connect(host)
+        hypervisor, reach = site.connect(host), site.reach(host)
         try:
-            deploy.take_down(cluster, names, host, hypervisor, report)
+            deploy.take_down(cluster, names, reach, hypervisor, report)
         finally:
             hypervisor.close()
+            reach.close()
         forget(site, cluster)

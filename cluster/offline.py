@@ -18,10 +18,9 @@ from builder.errors import PhiloxeniaError, Problem, WorkFailed
 from builder.images.inside.interior import Interior
 from builder.images.manifest import Manifest
 from builder.plan import Report as Tell
-from builder.run import run
 from cluster.deploy import Inscribe
 from cluster.hosts import store
-from cluster.hosts.host import Host
+from cluster.hosts.reach import Reach
 from cluster.plan import ClusterPlan, NodePlan
 from contextualize import offline
 from contextualize.declared import Declared
@@ -53,19 +52,18 @@ def flaws(
 
 
 def inscriber(
-    plan: ClusterPlan, images: Mapping[str, Manifest], host: Host, home: Path, tell: Tell
+    plan: ClusterPlan, images: Mapping[str, Manifest], home: Path, tell: Tell
 ) -> Inscribe:
     """For the nodes of a plan. `images` is by role."""
     alone = threading.Lock()
 
-    def inscribe(node: NodePlan) -> None:
+    def inscribe(node: NodePlan, overlay: Path) -> None:
         image = images[node.machine.role]
         if image.contextualization != "none":
             return
         from builder.images.inside.door import Door
 
         door = Door(home, tell)
-        overlay = host.outside(store.disk(plan.cluster, node.name))
         base = PurePosixPath(node.machine.kernel).with_name("disk.raw")
         seed = plan.documents.seed(node.name, plan.documents.document(node.name))
         with alone:
@@ -101,9 +99,9 @@ class Outside:
     """
 
     def __init__(
-        self, host: Host, keys: Mapping[str, tuple[str, str]], digest: Callable[[str], str]
+        self, reach: Reach, keys: Mapping[str, tuple[str, str]], digest: Callable[[str], str]
     ) -> None:
-        self._host, self._keys, self._digest = host, dict(keys), digest
+        self._reach, self._keys, self._digest = reach, dict(keys), digest
         self._started = time.monotonic()
         self._answers: dict[str, str] = {}
         self._told: set[str] = set()
@@ -141,16 +139,18 @@ class Outside:
         while not self._over.wait(PAUSE):
             silent = {n: a for n, (a, _) in self._keys.items() if n not in self._answers}
             if silent:
-                found = answering(self._host, silent)
+                found = answering(self._reach, silent)
                 with self._lock:
                     self._answers |= found
 
 
-def answering(host: Host, addresses: Mapping[str, str]) -> dict[str, str]:
+def answering(reach: Reach, addresses: Mapping[str, str]) -> dict[str, str]:
     """Node -> the ed25519 host key with which its sshd greets; those that do not answer are missing."""
-    argv = [*host.enter(), "ssh-keyscan", "-T", str(PATIENCE), "-t", "ed25519", *addresses.values()]
+    scan = f'ssh-keyscan -T {PATIENCE} -t ed25519 "$@" || :'  # it fails where one of many does not answer
     try:
-        said = run(argv, timeout=PATIENCE * (len(addresses) + 2), check=False).text
+        said = reach.run(
+            ["sh", "-c", scan, "scan", *addresses.values()], timeout=PATIENCE * (len(addresses) + 2)
+        )
     except PhiloxeniaError:
         return {}
     keys = {

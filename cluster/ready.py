@@ -11,8 +11,9 @@ from builder.errors import WorkFailed
 from builder.plan import Report
 from cluster import concern, deploy, leaving, network, offline, wait
 from cluster.draft import Draft
-from cluster.hosts import netns, store
+from cluster.hosts import store
 from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.reach import Reach
 from cluster.ledger import NodeRow
 from cluster.plan import Remove, Replace
 from cluster.site import Site
@@ -24,32 +25,31 @@ if TYPE_CHECKING:
     from contextualize.message import Report as Said
 
 
-def say_goodbye(site: Site, drawn: Draft, report: Report) -> None:
+def say_goodbye(site: Site, drawn: Draft, reach: Reach, report: Report) -> None:
     """Nodes that go run their leave hooks."""
     going = [a.node if isinstance(a, Remove) else a.node.name
              for a in drawn.actions if isinstance(a, Remove | Replace)]  # fmt: skip
     going = [node for node in going if not drawn.silent(node.rpartition("-")[0])]
     cluster = drawn.spec.cluster
     by_https = drawn.plan.context.https
-    channels = {
-        node: (
-            None
-            if node.rpartition("-")[0] in by_https
-            else drawn.host.outside(store.channel(cluster, node)),
-            derive(drawn.row.secret, cluster, node).token,
-        )
-        for node in going
-    }
-    if channels:
-        with _doorway(drawn, {node: token for node, (_, token) in channels.items()}) as doorway:
+    tokens = {node: derive(drawn.row.secret, cluster, node).token for node in going}
+    paths = {
+        node: store.channel(cluster, node)
+        for node in going if node.rpartition("-")[0] not in by_https
+    }  # fmt: skip
+    if going:
+        with reach.sockets(paths) as sockets, _doorway(drawn, reach, tokens) as doorway:
+            channels = {node: (sockets.get(node), token) for node, token in tokens.items()}
             leaving.leave(channels, drawn.spec.hook_limit + 30, report, doorway)
         for node in going:
             site.ledger.note(cluster, node, "told to leave")
 
 
-def until_ready(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report) -> None:
+def until_ready(
+    site: Site, drawn: Draft, reach: Reach, hypervisor: Hypervisor, report: Report
+) -> None:
     """Tell nodes what is new for them and wait until enough are ready; nodes that nothing concerns are left alone."""
-    host, cluster, spec = drawn.host, drawn.spec.cluster, drawn.spec
+    cluster, spec = drawn.spec.cluster, drawn.spec
     rows = {r.name: r for r in site.ledger.nodes(cluster)}
     touched = {a.node.name for a in drawn.changes if not isinstance(a, Remove)}
     bases = {n.name: drawn.plan.documents.base(n.name) for n in drawn.plan.nodes}
@@ -74,10 +74,9 @@ def until_ready(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report
                 row = replace(row, stage="defined", boot="", message="", context="")
             elif n.name in due:
                 row = replace(row, stage="booted" if row.boot else "defined", message="")
-            channel = host.outside(store.channel(cluster, n.name)) if n.machine.channel else None
             watched.append(
                 wait.Watched(
-                    row, n.domain, channel, n.identity.token, bases[n.name], n.name in due,
+                    row, n.domain, None, n.identity.token, bases[n.name], n.name in due,
                     n.name in silent,
                 )
             )  # fmt: skip
@@ -117,10 +116,10 @@ def until_ready(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report
             report(f"{node} gets another machine")
             site.ledger.note(cluster, node, "gets another machine")
             deploy.relaunch(
-                drawn.plan, planned[node], host, hypervisor, inscriber(site, drawn, report)
+                drawn.plan, planned[node], reach, hypervisor, inscriber(site, drawn, report)
             )
             outside.forget(node)
-            deploy.shape(drawn.plan, host)
+            deploy.shape(drawn.plan, reach)
 
     stages = {k: float(v) for k, v in spec.deadlines.model_dump().items() if v is not None}
     spare = {name: role.count - role.least for name, role in spec.roles.items()}
@@ -130,11 +129,17 @@ def until_ready(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report
         w.row.name: (w.row.address, silent[w.row.name].identity.host_key.public)
         for w in watched if w.silent
     }  # fmt: skip
-    outside = offline.Outside(host, keys, lambda n: str(drawn.plan.documents.document(n)["digest"]))
-    with _doorway(drawn) as doorway, outside:
+    outside = offline.Outside(
+        reach, keys, lambda n: str(drawn.plan.documents.document(n)["digest"])
+    )
+    paths = {
+        n.name: store.channel(cluster, n.name)
+        for n in drawn.plan.nodes if n.name in listened and n.machine.channel
+    }  # fmt: skip
+    with reach.sockets(paths) as sockets, _doorway(drawn, reach) as doorway, outside:
         found = wait.Wait(
-            watched, coordinator, hypervisor, limits, tell,
-            lambda node: store.console_tail(host, cluster, node), mend, doorway, ran, outside.heard,
+            [replace(w, channel=sockets.get(w.row.name)) for w in watched], coordinator, hypervisor, limits, tell,
+            lambda node: store.console_tail(reach, cluster, node), mend, doorway, ran, outside.heard,
         ).until_ready()  # fmt: skip
     lost = [name for name, row in found.items() if row.stage != "healthy"]
     if lost:
@@ -143,7 +148,9 @@ def until_ready(site: Site, drawn: Draft, hypervisor: Hypervisor, report: Report
 
 
 @contextlib.contextmanager
-def _doorway(drawn: Draft, leaving: Mapping[str, Secret] | None = None) -> Iterator[Doorway | None]:
+def _doorway(
+    drawn: Draft, reach: Reach, leaving: Mapping[str, Secret] | None = None
+) -> Iterator[Doorway | None]:
     """Where nodes that are reached by HTTPS come in; None when there is no such node.
 
     leaving  tokens of nodes that go: they are no longer in the plan
@@ -155,7 +162,7 @@ def _doorway(drawn: Draft, leaving: Mapping[str, Secret] | None = None) -> Itera
     from contextualize.doorway import Doorway
 
     address = str(network.gateway(drawn.plan.network))
-    listening = netns.listen(drawn.host.netns, address, PORT)
+    listening = reach.listen(address, PORT)
     own = certificate(drawn.row.secret, drawn.spec.cluster)
     tokens = {n.name: n.identity.token for n in drawn.plan.nodes} | dict(leaving or {})
     with Doorway(listening, own, tokens) as doorway:
@@ -164,4 +171,4 @@ def _doorway(drawn: Draft, leaving: Mapping[str, Secret] | None = None) -> Itera
 
 def inscriber(site: Site, drawn: Draft, report: Report) -> deploy.Inscribe:
     images = {name: drawn.image(name) for name in drawn.spec.roles}
-    return offline.inscriber(drawn.plan, images, drawn.host, site.home, report)
+    return offline.inscriber(drawn.plan, images, site.home, report)

@@ -15,6 +15,8 @@ from builder.plan import Report
 from cluster.hosts import sandbox
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Hypervisor, Libvirt
+from cluster.hosts.local import Here
+from cluster.hosts.reach import Reach
 from cluster.ledger import ClusterRow, Ledger, NodeRow
 
 DEFAULT_HOST = "local"
@@ -53,6 +55,14 @@ class Site:
         if host.kind == "sandbox" and not sandbox.alive(host):
             raise EnvironmentLacks(f"host '{host.name}' does not run", f"phx host up {host.name}")
         return Libvirt(host.uri)
+
+    def reach(self, host: Host) -> Reach:
+        """The way to its files, commands and sockets. EnvironmentLacks if the host does not answer."""
+        if host.ssh:
+            from cluster.hosts.remote import There
+
+            return There(host)
+        return Here(host)
 
     def start_host(self, name: str, bandwidth: int | None = None) -> Host:
         """A sandbox host, running and in the ledger. Without `bandwidth` it keeps what it had."""

@@ -40,18 +40,18 @@ def ssh_config(cluster: Cluster, write: Write = None, as_json: Json = False) -> 
         site.ledger.nodes(cluster),
         site.files(cluster),
     )
-    enter = " ".join(site.ledger.host(row.host).enter())
+    proxy = site.ledger.host(row.host).proxy()
     if as_json:
         terminal.json(
             [
                 {"host": n.name, "names": [n.name, f"{n.name}.{cluster}"], "address": n.address, "user": "root",
                  "identity_file": str(folder / "operator_key"), "known_hosts": str(folder / "known_hosts"),
-                 "proxy_command": context.relay(enter) if enter else None}
+                 "proxy_command": proxy or None}
                 for n in nodes
             ]
         )  # fmt: skip
         return
-    text = context.ssh_config(cluster, [(n.name, n.address) for n in nodes], folder, enter)
+    text = context.ssh_config(cluster, [(n.name, n.address) for n in nodes], folder, proxy)
     if write is None:
         terminal.say(text.rstrip("\n"))
     else:

@@ -98,12 +98,12 @@ def authorized_keys(context: Context, role: str) -> str:
     return "".join(f"{key}\n" for key in dict.fromkeys(keys))
 
 
-def ssh_config(cluster: str, nodes: Sequence[tuple[str, str]], folder: Path, enter: str) -> str:
+def ssh_config(cluster: str, nodes: Sequence[tuple[str, str]], folder: Path, proxy: str) -> str:
     """An OpenSSH client configuration that reaches every (node, address) with verified keys and no questions, by short
     name and by full name.
 
     folder  where known_hosts and operator_key lie
-    enter   the command that enters the nodes' network, or "" when it is ours
+    proxy   the ProxyCommand that reaches the nodes, or "" when their network is ours
     """
     key, known = (_word(folder / name) for name in ("operator_key", "known_hosts"))
     lines = []
@@ -114,8 +114,8 @@ def ssh_config(cluster: str, nodes: Sequence[tuple[str, str]], folder: Path, ent
             f"    UserKnownHostsFile {known}", "    GlobalKnownHostsFile /dev/null",
             "    StrictHostKeyChecking yes", "    LogLevel ERROR", "    ConnectTimeout 30",
         ]  # fmt: skip
-        if enter:
-            lines.append(f"    ProxyCommand {relay(enter)}")
+        if proxy:
+            lines.append(f"    ProxyCommand {proxy}")
     return "\n".join(lines) + "\n"
 
 

@@ -76,7 +76,10 @@ def test_golden_document(golden):
 def test_golden_ssh_config(golden):
     nodes = [(m.name, m.address) for m in CONTEXT.members[:2]]
     text = contexts.ssh_config(
-        "demo", nodes, Path("/home/me/clusters/demo"), "nsenter --net=/run/netns/phx-lab"
+        "demo",
+        nodes,
+        Path("/home/me/clusters/demo"),
+        contexts.relay("nsenter --net=/run/netns/phx-lab"),
     )
     golden("context/ssh_config", text)
     assert "ProxyCommand" not in contexts.ssh_config("demo", nodes, Path("/x"), "")

@@ -5,20 +5,23 @@ The machines are the fake's; what a host's disk and network would do is written 
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from builder.errors import WorkFailed
 from cluster import deploy, domain
 from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.hosts.local import Here
 from cluster.hosts.shaping import Shape
 from cluster.plan import Keep, Launch, Remove, Replace, Resume
 from tests.invented import CLUSTER, FOLDER, LAB, drawn
 
 PLAN = drawn()
 HEAD, FIRST, SECOND = PLAN.nodes
+MADE = Path("made.qcow2")
 
 
 class Bench(FakeHypervisor):
@@ -58,10 +61,11 @@ class Bench(FakeHypervisor):
         return next(n for n, entry in enumerate(self.done) if entry[:2] == (verb, node))
 
     def apply(self, *actions):
-        def inscribe(node):
+        def inscribe(node, disk):
+            assert disk == MADE
             self.note("inscribe", node.name)
 
-        deploy.apply(PLAN, actions, LAB, self, self.said.append, inscribe)
+        deploy.apply(PLAN, actions, self.reach, self, self.said.append, inscribe)
 
 
 @pytest.fixture
@@ -70,9 +74,6 @@ def bench(monkeypatch):
     taps = {n.machine.tap: n.name for n in drawn(CLUSTER.replace("count: 2", "count: 9")).nodes}
 
     class Shaping:
-        def __init__(self, netns):
-            assert netns == LAB.netns
-
         def __enter__(self):
             return self
 
@@ -89,14 +90,27 @@ def bench(monkeypatch):
             found.shapes.pop(tap, None)
 
     def noting(verb):
-        def act(host, cluster, node="", *more):
-            assert (host, cluster) == (LAB, "demo")
-            found.note(verb, node, *more)
+        def act(reach, cluster, *more):
+            assert (reach, cluster) == (found.reach, "demo")
+            found.note(verb, *(more or ("",)))
 
         return act
 
-    monkeypatch.setattr(deploy, "Shaper", Shaping)
-    for verb in ("prepare", "make_disk", "put_seed", "remove_node", "remove_cluster"):
+    @contextlib.contextmanager
+    def made_disk(reach, cluster, node, *more):
+        assert (reach, cluster) == (found.reach, "demo")
+        found.note("make_disk", node, *more)
+        yield MADE
+
+    def remove_nodes(reach, cluster, *nodes):
+        for node in nodes:
+            noting("remove_node")(reach, cluster, node)
+
+    found.reach = Here(LAB)
+    monkeypatch.setattr(found.reach, "queues", Shaping)
+    monkeypatch.setattr(deploy.store, "made_disk", made_disk)
+    monkeypatch.setattr(deploy.store, "remove_nodes", remove_nodes)
+    for verb in ("prepare", "put_seed", "remove_cluster"):
         monkeypatch.setattr(deploy.store, verb, noting(verb))
     monkeypatch.setattr(deploy.seed, "iso", lambda files: b"iso of " + files["meta-data"])
     return found
@@ -119,7 +133,7 @@ def test_each_node_gets_its_own(bench):
     bench.apply(*map(Launch, PLAN.nodes))
     for n in PLAN.nodes:
         given = n.machine.guarantee
-        assert ("make_disk", n.name, FOLDER / "disk.raw", given.disk) in bench.done
+        assert ("make_disk", n.name, FOLDER, given.disk) in bench.done
         assert ("put_seed", n.name, b"iso of " + PLAN.seed(n.name)["meta-data"]) in bench.done
         shape = Shape(given.network_guarantee, given.network_limit)
         assert bench.shapes[n.machine.tap] == shape
@@ -175,9 +189,9 @@ def test_removed_with_device_and_files(bench):
 
 def test_bandwidth_is_set_only_where_it_differs(bench):
     bench.apply(*map(Launch, PLAN.nodes))
-    assert deploy.shape(PLAN, LAB) == []
+    assert deploy.shape(PLAN, bench.reach) == []
     bench.shapes[FIRST.machine.tap] = Shape(1, 2)
-    assert deploy.shape(PLAN, LAB) == ["worker-1"]
+    assert deploy.shape(PLAN, bench.reach) == ["worker-1"]
 
 
 def test_take_down_removes_what_the_hypervisor_shows_beyond_the_ledger(bench):
@@ -190,7 +204,7 @@ def test_take_down_removes_what_the_hypervisor_shows_beyond_the_ledger(bench):
     bench.nets = {"phx-demo": PLAN.network_xml, "phx-other": other.network_xml}
     # worker-9 is known to the ledger alone: its launch died before the domain was defined.
     names = ["head-1", "worker-1", "worker-9"]
-    deploy.take_down("demo", names, LAB, bench, bench.said.append)
+    deploy.take_down("demo", names, bench.reach, bench, bench.said.append)
     assert {s.mark.cluster for s in bench.observe()} == {"other"} and len(bench.observe()) == 3
     assert bench.networks() == {"phx-other": "other"}, "another cluster's are left"
     for name in ("head-1", *(f"worker-{n}" for n in (1, 2, 3, 9))):
@@ -204,21 +218,15 @@ def test_take_down_removes_what_the_hypervisor_shows_beyond_the_ledger(bench):
 def test_take_down_twice(bench):
     bench.apply(*map(Launch, PLAN.nodes))
     for _ in range(2):
-        deploy.take_down("demo", [n.name for n in PLAN.nodes], LAB, bench, bench.said.append)
+        deploy.take_down(
+            "demo", [n.name for n in PLAN.nodes], bench.reach, bench, bench.said.append
+        )
         assert bench.observe() == () and bench.networks() == {}
-    deploy.take_down("demo", [], LAB, bench, bench.said.append)
+    deploy.take_down("demo", [], bench.reach, bench, bench.said.append)
 
 
 def test_take_down_leaves_anothers_domain_of_that_name(bench):
     bench.domains["demo.worker-1"] = ("<domain><name>demo.worker-1</name></domain>", "running")
     with pytest.raises(WorkFailed, match=r"domain demo\.worker-1 is not ours"):
-        deploy.take_down("demo", ["worker-1"], LAB, bench, bench.said.append)
+        deploy.take_down("demo", ["worker-1"], bench.reach, bench, bench.said.append)
     assert "demo.worker-1" in bench.domains
-
-
-def test_where_an_image_lies_for_the_hosts_libvirt():
-    assert str(deploy.base_folder(LAB, "1f" * 32, "/home/images")) == (
-        f"/var/lib/libvirt/images/{'1f' * 8}"
-    )
-    own = replace(LAB, folder="")
-    assert str(deploy.base_folder(own, "1f" * 32, "/home/images")) == f"/home/images/{'1f' * 8}"

@@ -10,6 +10,7 @@ import pytest
 
 from builder.errors import EnvironmentLacks
 from cluster.hosts import sandbox, store
+from cluster.hosts.local import Here
 from tests.invented import LAB
 
 
@@ -43,6 +44,19 @@ def test_what_is_none_of_its_folders_is_refused():
 def test_how_to_enter():
     assert LAB.enter() == ["nsenter", "--net=/run/netns/phx-lab"]
     assert replace(LAB, netns="").enter() == []
+    assert LAB.proxy().startswith("nsenter --net=/run/netns/phx-lab bash -c")
+    assert replace(LAB, netns="").proxy() == ""
+    far = replace(LAB, netns="", ssh="/a home/ssh_config")
+    assert far.proxy() == "ssh -F '/a home/ssh_config' -W %h:%p lab"
+
+
+def test_where_an_image_lies_for_the_hosts_libvirt():
+    image, short = "1f" * 32, "1f" * 8
+    assert str(LAB.image(image)) == f"/var/lib/libvirt/images/{short}"
+    own = replace(LAB, folder="", catalog="/home/images")
+    assert str(own.image(image)) == f"/home/images/{short}"
+    far = replace(LAB, folder="", ssh="/etc/ssh_config")
+    assert str(far.image(image)) == f"/var/lib/libvirt/images/philoxenia/{short}"
 
 
 @pytest.fixture
@@ -72,11 +86,11 @@ def test_another_homes_sandbox_of_the_same_name_is_not_ours(serving):
 
 def test_a_console_that_said_nothing_is_empty(tmp_path):
     host = replace(LAB, folder=str(tmp_path))
-    assert store.console_tail(host, "demo", "head-1") == ""
+    assert store.console_tail(Here(host), "demo", "head-1") == ""
     path = host.outside(store.log("demo", "head-1"))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"one\r\ntwo\xff\n" + b"".join(b"line %d\n" % n for n in range(3000)))
-    assert store.console_tail(host, "demo", "head-1", 2) == "line 2998\nline 2999"
+    assert store.console_tail(Here(host), "demo", "head-1", 2) == "line 2998\nline 2999"
 
 
 def test_a_console_does_not_drive_the_terminal_that_shows_it(tmp_path):
@@ -84,7 +98,7 @@ def test_a_console_does_not_drive_the_terminal_that_shows_it(tmp_path):
     path = host.outside(store.log("demo", "head-1"))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\x1b[2J\x1b]0;owned\x07[\x1b[0;32m  OK  \x1b[0m]\tStarted\x07\r\nlogin:")
-    assert store.console_tail(host, "demo", "head-1") == "[  OK  ]\tStarted\ufffd\nlogin:"
+    assert store.console_tail(Here(host), "demo", "head-1") == "[  OK  ]\tStarted\ufffd\nlogin:"
 
 
 def test_who_is_not_root_hears_so_before_anything_is_made(tmp_path, monkeypatch):
@@ -105,6 +119,6 @@ def test_what_is_removed_may_be_gone_already(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     for _ in range(2):
-        store.remove_node(host, "demo", "head-1")
-    store.remove_cluster(host, "demo")
+        store.remove_nodes(Here(host), "demo", "head-1")
+    store.remove_cluster(Here(host), "demo")
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]

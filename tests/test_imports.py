@@ -22,6 +22,7 @@ DOORS = {
     "sqlalchemy": {"cluster/ledger.py"},
     "guestfs": {"builder/images/inside/guest.py"},
     "fabric": {"cluster/hosts/remote.py"},
+    "paramiko": {"cluster/hosts/remote.py"},  # what fabric stands on, and raises
     "pycdlib": {"contextualize/seed.py"},
     "testinfra": {"builder/testing/plugin.py"},
     "pytest": {"builder/testing/plugin.py"},
@@ -32,6 +33,7 @@ PROGRAMS = {
     "builder/trees.py",
     "contextualize/agent.py",
     "cluster/hosts/warden.py",
+    "cluster/hosts/receive.py",
     "cluster/demo.py",
 }
 """Run by themselves: they speak and end as they like."""
@@ -46,7 +48,12 @@ SPEAKERS = {
     "cluster/hosts/cli.py",
     *PROGRAMS,
 }
-ALONE = {"builder/trees.py", "contextualize/agent.py", "cluster/hosts/warden.py"}
+ALONE = {
+    "builder/trees.py",
+    "contextualize/agent.py",
+    "cluster/hosts/warden.py",
+    "cluster/hosts/receive.py",
+}
 """The standard library only: they run where nothing else is."""
 
 PURE = {

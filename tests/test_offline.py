@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 from builder.document import parse
 from builder.images.inside.interior import FakeInterior
-from builder.run import Done
 from cluster import offline as nodes
+from cluster.hosts.local import Here
 from contextualize import offline
 from contextualize.declared import Declared, Provide, Require
 from tests.invented import CLUSTER, IMAGE, LAB, SECRET, drawn, masked
@@ -98,12 +99,13 @@ def test_what_nobody_could_do_is_refused():
 
 def test_only_nodes_in_which_nobody_applies_it_are_written():
     """Opening the disk of another would fail: there is none."""
-    nodes.inscriber(PLAN, {"head": IMAGE, "worker": IMAGE}, LAB, LAB.folder, print)(NODE)
+    nodes.inscriber(PLAN, {"head": IMAGE, "worker": IMAGE}, LAB.folder, print)(NODE, Path("/none"))
 
 
 def answer(monkeypatch, text):
-    monkeypatch.setattr(nodes, "run", lambda *_, **__: Done(0, text.encode()))
-    return nodes.answering(LAB, {"a-1": "10.7.0.1", "a-2": "10.7.0.2"})
+    reach = Here(LAB)
+    monkeypatch.setattr(reach, "run", lambda *_, **__: text)
+    return nodes.answering(reach, {"a-1": "10.7.0.1", "a-2": "10.7.0.2"})
 
 
 def test_who_answers_is_read_from_ssh_keyscan(monkeypatch):

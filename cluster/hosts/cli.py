@@ -117,8 +117,9 @@ def host_add(
         hypervisor.close()
     memory = max(0, facts.memory - (1 << 30))
     bandwidth = _bandwidth(network) or DEFAULT_NETWORK
+    cores, catalog = facts.cores * 900, str(site.catalog.root)
     site.ledger.put_host(
-        Host(name, "libvirt", uri, "", "", "", facts.cores * 900, memory, bandwidth)
+        Host(name, "libvirt", uri, "", "", "", cores, memory, bandwidth, catalog=catalog)
     )
     Terminal().say(f"host '{name}' added: {facts.driver} {facts.version}, {facts.cores} cores")
 

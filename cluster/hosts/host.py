@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from contextualize.context import relay
 
 Kind = Literal["sandbox", "libvirt"]
 STATE = PurePosixPath("/var/lib/libvirt/philoxenia")
@@ -56,6 +59,23 @@ class Host:
             if inside.is_relative_to(top):
                 return real / inside.relative_to(top)
         raise ValueError(f"{inside} is not one of a host's folders")
+
+    @property
+    def owner(self) -> int:
+        """User and group of its guests' files: Xen's QEMU runs as root, libvirt's own as a user of its own."""
+        return 0 if self.driver == "xen" else QEMU_UID
+
+    def image(self, digest: str) -> PurePosixPath:
+        """The folder of an image as its libvirt sees it. `digest` is the image's id."""
+        if self.ssh:
+            return IMAGES / "philoxenia" / digest[:16]
+        return (IMAGES if self.folder else PurePosixPath(self.catalog)) / digest[:16]
+
+    def proxy(self) -> str:
+        """The command by which ssh (which fills in %h and %p) reaches a guest; "" where it needs none."""
+        if self.ssh:
+            return f"ssh -F {shlex.quote(self.ssh)} -W %h:%p {self.name}"
+        return relay(" ".join(self.enter())) if self.netns else ""
 
     def enter(self) -> list[str]:
         """The start of a command line that runs in the host's network."""

@@ -8,14 +8,15 @@ LOGS/CLUSTER/NODE.log          the console, as it was said
 
 from __future__ import annotations
 
-import os
-import shutil
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from builder.errors import WorkFailed
 from builder.run import run
 from cluster import domain
-from cluster.hosts.host import LOGS, QEMU_UID, RUN, STATE, Host
+from cluster.hosts.host import LOGS, RUN, STATE
+from cluster.hosts.reach import Reach
 from contextualize.message import plain
 
 NETWORK_STATE = PurePosixPath("/run/libvirt/network")
@@ -40,31 +41,32 @@ def log(cluster: str, node: str) -> PurePosixPath:
     return LOGS / cluster / f"{node}.log"
 
 
-def prepare(host: Host, cluster: str) -> None:
+def prepare(reach: Reach, cluster: str) -> None:
     """The cluster's folders. Raises WorkFailed if they cannot be made."""
-    try:
-        for top, mode in ((STATE, 0o711), (RUN, 0o711), (LOGS, 0o700)):
-            folder = host.outside(top) / cluster
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(mode)
-            if top is not LOGS:
-                os.chown(folder, QEMU_UID, QEMU_UID)
-    except OSError as cause:
-        raise WorkFailed(f"host '{host.name}': the cluster's folders cannot be made") from cause
+    guests = reach.host.owner
+    reach.folders(
+        (STATE / cluster, 0o711, guests), (RUN / cluster, 0o711, guests), (LOGS / cluster, 0o700, 0)
+    )
 
 
-def make_disk(host: Host, cluster: str, node: str, base: PurePosixPath, size: int) -> None:
-    """A fresh overlay over `base`; one that was there is replaced. `size` in bytes, at least the base's."""
-    path = host.outside(disk(cluster, node))
-    aside = path.with_suffix(".new")
-    # -u: the base is named as the host sees it, and need not be readable under that name from here.
-    run(
-        ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", str(base), str(aside), str(size)],
-        timeout=60,
-    )  # fmt: skip
-    os.chown(aside, QEMU_UID, QEMU_UID)
-    aside.chmod(0o600)
-    aside.replace(path)
+@contextlib.contextmanager
+def made_disk(
+    reach: Reach, cluster: str, node: str, folder: PurePosixPath, size: int
+) -> Iterator[Path]:
+    """A fresh overlay over the image in `folder`, to be changed here by whoever asks; it is the node's disk afterwards,
+    in the place of one that was there.
+
+    folder  as the host sees it
+    size    in bytes, at least the image's
+    """
+    base = str(folder / "disk.raw")
+    with tempfile.TemporaryDirectory(prefix="phx-disk-") as work:
+        made = Path(work) / f"{node}.qcow2"
+        # -u: the base is named as the host sees it, and need not be readable under that name from here.
+        argv = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", base]
+        run([*argv, str(made), str(size)], timeout=60)
+        yield made
+        reach.put(made, disk(cluster, node), 0o600, reach.host.owner)
 
 
 def rebase(overlay: Path, base: str) -> None:
@@ -73,43 +75,27 @@ def rebase(overlay: Path, base: str) -> None:
     run(argv, timeout=60)
 
 
-def put_seed(host: Host, cluster: str, node: str, data: bytes) -> None:
+def put_seed(reach: Reach, cluster: str, node: str, data: bytes) -> None:
     """Write the node's seed for QEMU's eyes only."""
-    path = host.outside(seed(cluster, node))
-    aside = path.with_suffix(".new")
-    aside.unlink(missing_ok=True)
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
-        file.write(data)
-    os.chown(aside, QEMU_UID, QEMU_UID)
-    aside.replace(path)
+    reach.write(seed(cluster, node), data, 0o400, reach.host.owner)
 
 
-def remove_node(host: Host, cluster: str, node: str) -> None:
-    """The node's disk, seed, channel and console log. Silent when they are gone."""
-    ours = (disk(cluster, node), seed(cluster, node), channel(cluster, node), log(cluster, node))
-    for inside in (*ours, QEMU_LOGS / f"{domain.name(cluster, node)}.log"):
-        path = host.outside(inside)
-        path.unlink(missing_ok=True)
-        path.with_suffix(".new").unlink(missing_ok=True)
+def remove_nodes(reach: Reach, cluster: str, *nodes: str) -> None:
+    """The nodes' disks, seeds, channels and console logs. Silent when they are gone."""
+    reach.remove(
+        *(path for node in nodes for path in (
+            disk(cluster, node), seed(cluster, node), channel(cluster, node), log(cluster, node),
+            QEMU_LOGS / f"{domain.name(cluster, node)}.log",
+        ))
+    )  # fmt: skip
 
 
-def remove_cluster(host: Host, cluster: str) -> None:
-    for folder in (
-        STATE / cluster,
-        RUN / cluster,
-        LOGS / cluster,
-        NETWORK_STATE / f"phx-{cluster}",
-    ):
-        shutil.rmtree(host.outside(folder), ignore_errors=True)
+def remove_cluster(reach: Reach, cluster: str) -> None:
+    tops = (STATE / cluster, RUN / cluster, LOGS / cluster, NETWORK_STATE / f"phx-{cluster}")
+    reach.remove(*tops)
 
 
-def console_tail(host: Host, cluster: str, node: str, lines: int = 20) -> str:
+def console_tail(reach: Reach, cluster: str, node: str, lines: int = 20) -> str:
     """The end of what the node's console said, made plain; "" before it said anything."""
-    path: Path = host.outside(log(cluster, node))
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - max(16384, 200 * lines)))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(plain(text).splitlines()[-lines:])
+    said = reach.tail(log(cluster, node), max(16384, 200 * lines))
+    return "\n".join(plain(said.decode(errors="replace")).splitlines()[-lines:])
