@@ -43,6 +43,10 @@ class Facts:
     installer: LockedWheel | None = None
 
 
+EXT4_MODULES = ("crc32c_generic", "ext4")
+"""What ext4 is mounted with. Not every kernel has it built in; the first is asked for by no dependency that is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """How the finished tree becomes something that boots."""
@@ -55,13 +59,16 @@ class Output:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """What the initrd loads: the recipe's drivers, and what a read-only root is mounted with."""
+        """What the initrd loads: the recipe's drivers, and what the root is mounted with."""
         more = () if self.root.format == "ext4" else (self.root.format, "overlay")
-        return (*self.kernel.modules, *more)
+        writes = self.root.format == "ext4" or self.root.changes == "disk"
+        return (*self.kernel.modules, *more, *(EXT4_MODULES if writes else ()))
 
     def told(self) -> dict[str, Any]:
-        root = {} if self.root.format == "ext4" else {"root": self.root.model_dump()}
-        return root | {
+        more = {} if self.root.format == "ext4" else {"root": self.root.model_dump()}
+        if self.kernel.hypervisor is not None:
+            more["hypervisor"] = self.kernel.hypervisor.model_dump()
+        return more | {
             "size": self.size, "package": self.kernel.package, "modules": list(self.kernel.modules),
             "cmdline": self.kernel.cmdline, "epoch": self.epoch, "rev": self.rev,
         }  # fmt: skip
@@ -154,9 +161,9 @@ def plan(recipe: Flat, facts: Facts) -> BuildPlan:
 
 
 def wanted(recipe: Flat, part: Part) -> tuple[str, ...]:
-    """The packages that a part asks for; the root's has the kernel too."""
+    """The packages that a part asks for; the root's has the kernel too, and the hypervisor."""
     names = tuple(name for name, _ in part.packages)
-    return (*names, recipe.kernel.package) if part is recipe.parts[0] else names
+    return (*names, *recipe.kernel.packages) if part is recipe.parts[0] else names
 
 
 def _sections(

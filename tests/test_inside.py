@@ -210,6 +210,7 @@ def test_a_changed_image_says_whose_child_it_is(tmp_path):
         parent.network,
     )
     assert customize.customize(*args) == (made, False) and opened == [b"bytes"]
+    assert dict(made.digests).keys() == {"disk.raw", "vmlinuz", "initrd"}
     (tmp_path / "key").write_bytes(b"other")
     assert customize.told(acts[0]) not in made.origin.acts, "another file is another act"
 

@@ -26,6 +26,7 @@ NEWER = (
     "origin",
     "mounts",
     "network",
+    "hypervisor",
 )
 """What manifests of earlier versions do not have."""
 manifests = st.builds(
@@ -42,7 +43,7 @@ manifests = st.builds(
     contextualization=st.sampled_from(("agent", "cloud-init", "none")), network=texts,
     origin=st.none() | st.builds(Origin, st.sampled_from(("import", "customize")), texts, texts, texts,
                                  st.lists(texts, max_size=2).map(tuple)),
-    mounts=st.lists(st.tuples(texts, texts), max_size=2).map(tuple),
+    mounts=st.lists(st.tuples(texts, texts), max_size=2).map(tuple), hypervisor=st.none() | texts,
 )  # fmt: skip
 
 

@@ -131,6 +131,7 @@ def test_the_order_of_sections_in_the_file_does_not_matter():
 CHANGES = [
     ("a package of the root", "base/recipe.yaml", "openssh-server", "dropbear", 0),
     ("the kernel package, which the root installs", "base/recipe.yaml", "cloud-amd64", "amd64", 0),
+    ("a hypervisor below it", "base/recipe.yaml", "cmdline: quiet", "hypervisor: {package: xen}", 0),
     ("a content", "base/recipe.yaml", '"{{ port }}"', '"port {{ port }}"', 1),
     ("a file of the recipe", "base/motd", "guest", "stranger", 1),
     ("a path", "base/recipe.yaml", "/etc/motd", "/etc/motd.d/guest", 1),
@@ -407,15 +408,30 @@ def test_a_new_revision_is_told():
     )
 
 
+def test_options_of_the_hypervisor_make_another_image_of_the_same_layers():
+    kernel = "cmdline: quiet, hypervisor: {package: xen%s}"
+    plain, bound = (
+        drawn(("base/recipe.yaml", "cmdline: quiet", kernel % options))
+        for options in ("", ", cmdline: dom0_mem=1G")
+    )
+    assert plain.layers() == bound.layers() and plain.id != bound.id
+    bootstrap = plain.steps[0]
+    assert isinstance(bootstrap, Bootstrap) and bootstrap.packages[-2:] == (
+        "linux-image-cloud-amd64",
+        "xen",
+    )
+
+
 def test_a_read_only_root_has_its_drivers_and_parameters():
     plain = drawn()
-    assert plain.output.modules == plain.output.kernel.modules
+    assert plain.output.modules == (*plain.output.kernel.modules, "crc32c_generic", "ext4")
     assert plain.cmdline == plain.output.kernel.cmdline
     memory, disk = (
         replace(plain, output=replace(plain.output, root=Root(format="squashfs", changes=to)))
         for to in ("memory", "disk")
     )
     assert memory.output.modules[-2:] == ("squashfs", "overlay")
+    assert disk.output.modules[-4:] == ("squashfs", "overlay", "crc32c_generic", "ext4")
     assert memory.cmdline.endswith(" rootfstype=squashfs") and "root=" not in memory.cmdline
     assert disk.cmdline.endswith(
         f" root=PARTLABEL=root-{disk.id[:12]} phx.changes=PARTLABEL=changes-{disk.id[:12]}"

@@ -25,6 +25,8 @@ from builder.layers import LayerStore
 from builder.plan import BuildPlan, Report
 
 FILES = ("disk.raw", "vmlinuz", "initrd")
+"""What every image has. That of a Xen host has the hypervisor too."""
+HYPERVISOR = "xen"
 TIMEOUT = 600.0
 
 _FILES = """
@@ -32,6 +34,7 @@ cd "$m"
 cp boot/vmlinuz-{version} {parts}/vmlinuz
 cp bin/busybox {parts}/busybox || {{ echo "the tree has no busybox: install busybox-static" >&2; exit 1; }}
 [ -z "{modules}" ] || (cd lib/modules/{version} && cp --parents -t {parts} {modules})
+{hypervisor}
 cd /
 {python} -P -m builder.images.sbom.look "$m" > {parts}/inventory & looking=$!
 {write}
@@ -39,16 +42,26 @@ wait $looking
 """
 """What an image takes from the merged tree."""
 
+_HYPERVISOR = """
+set -- boot/xen-*.gz
+[ -f "$1" ] && [ $# -eq 1 ] || {{ echo "the tree has not one boot/xen-*.gz but: $*" >&2; exit 1; }}
+gzip -dc "$1" > {parts}/xen
+"""
+"""As an ELF file: what boots it by Multiboot, as QEMU does, does not unpack it."""
+
 
 def make(
     plan: BuildPlan, layers: tuple[str, ...], store: LayerStore, into: Path, now: datetime.datetime,
     report: Report,
 ) -> Manifest:  # fmt: skip
-    """Write disk.raw, vmlinuz, initrd, manifest.json and what describes them into the empty folder `into`.
+    """Write disk.raw, vmlinuz, initrd, manifest.json and what describes them into the empty folder `into`; the file xen
+    as well when the recipe has a hypervisor.
 
-    Raises WorkFailed if the tree is larger than the recipe's size, has no kernel, or lacks a driver.
+    Raises WorkFailed if the tree is larger than the recipe's size, has no kernel or hypervisor, or lacks a driver.
     """
     report(f"image {plan.name}: kernel and initrd")
+    hypervisor = plan.output.kernel.hypervisor
+    kept = (*FILES, HYPERVISOR) if hypervisor else FILES
     with store.begin(layers) as chamber:
         listing = chamber.outside(
             'cd "$m"; ls lib/modules | head -1; cat lib/modules/*/modules.dep; echo ==; '
@@ -69,6 +82,7 @@ def make(
                 _FILES.format(
                     version=version, modules=" ".join(shlex.quote(p) for p in order),
                     parts=shlex.quote(str(parts)), python=shlex.quote(sys.executable),
+                    hypervisor=_HYPERVISOR.format(parts=shlex.quote(str(parts))) if hypervisor else "",
                     write=root.command(plan.output, seed(plan.id), parts, into / "disk.raw"),
                 ),
                 timeout=TIMEOUT,
@@ -79,11 +93,13 @@ def make(
         files = {Path(p).name: (parts / p).read_bytes() for p in order}
         packed = initrd.pack((parts / "busybox").read_bytes(), files, [Path(p).name for p in order])
         (into / "initrd").write_bytes(packed)
+        for name in kept[3:]:
+            shutil.copyfile(parts / name, into / name)
         shutil.copyfile(parts / "vmlinuz", into / "vmlinuz")
         shutil.copyfile(parts / "inventory", into / inventory.FILE)
-    for name in FILES:
+    for name in kept:
         (into / name).chmod(0o444)
-    digests = {name: sha256_of(into / name) for name in FILES[1:]}
+    digests = {name: sha256_of(into / name) for name in kept[1:]}
     digests["disk.raw"] = digest or sha256_of(into / "disk.raw")
     told = provenance.statement(plan, digests, provenance.host())
     (into / provenance.FILE).write_text(told)
@@ -99,7 +115,7 @@ def make(
         wheels=tuple(WheelFact(w.name, w.version, w.sha256) for w in plan.wheels()),
         max_age=plan.max_age or 0, context=json.loads(plan.context or "{}"),
         papers=tuple(sorted(papers.items())),
-        mounts=root.mounts(plan.output),
+        mounts=root.mounts(plan.output), hypervisor=hypervisor.cmdline if hypervisor else None,
         contextualization=manifest.contextualization(bool(agent), installed),
         agent=int(agent or 0), formats=plan.formats,
     )  # fmt: skip

@@ -102,6 +102,8 @@ class Manifest:
     """None: a recipe."""
     mounts: tuple[tuple[str, str], ...] = WHOLE
     """(mount point, device) of the disk's filesystems, the root first; ours is the whole disk."""
+    hypervisor: str | None = None
+    """Options of the Xen that boots before the kernel, which is its dom0: the file `xen`. None: there is none."""
     network: str = ""
     """What reads network configuration where no agent does: netplan, ifupdown or networkd."""
 
@@ -142,6 +144,7 @@ def from_json(text: str) -> Manifest:
         if found.contextualization not in get_args(Contextualization):
             raise ValueError(f"nothing is contextualized by {found.contextualization!r}")
         texts = [getattr(found, f.name) for f in fields(Manifest) if f.type == "str"]
+        texts += [found.hypervisor or ""]
         texts += [
             *found.layers,
             *found.capabilities,

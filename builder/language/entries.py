@@ -269,12 +269,27 @@ class Run(Written):
         return self
 
 
+class Hypervisor(Written):
+    """What the kernel runs on, for the image of a Xen host: Xen, which boots first and starts the kernel as dom0."""
+
+    package: PlainPackage = Field(description="the Debian package of Xen: xen-hypervisor-...")
+    cmdline: str = Field("", description="its options, as in dom0_mem=1G,max:1G")
+
+
 class Kernel(Written):
     """What boots the image."""
 
     package: PlainPackage = Field(description="the Debian kernel package")
     modules: Many[str] = Field((), description="drivers that the initrd loads, in this order")
     cmdline: str = Field("", description="kernel parameters, besides console and root")
+    hypervisor: Hypervisor | None = Field(
+        None, description="the hypervisor below the kernel: the image is that of a Xen host"
+    )
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What the first layer has because of it."""
+        return (self.package, self.hypervisor.package) if self.hypervisor else (self.package,)
 
 
 class Checks(Written):

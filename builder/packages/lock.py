@@ -42,7 +42,7 @@ def key(recipe: Flat) -> str:
     """Digest of the questions that the lock answers. Orders inside a part do not matter."""
     asked: list[Any] = [
         recipe.suite,
-        recipe.kernel.package,
+        " ".join(recipe.kernel.packages),
         [sorted(p for p, _ in part.packages) for part in recipe.parts],
     ]
     if recipe.archives():

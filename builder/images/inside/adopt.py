@@ -18,7 +18,7 @@ from typing import Any
 from builder.errors import CommandFailed, InputError, Problem, WorkFailed, close
 from builder.images import manifest
 from builder.images.catalog import Catalog
-from builder.images.disk import FILES, sha256_of
+from builder.images.disk import FILES, HYPERVISOR, sha256_of
 from builder.images.inside import foreign
 from builder.images.inside.interior import Entry, Interior, System
 from builder.images.manifest import Manifest, Origin
@@ -81,9 +81,10 @@ def adopt(
 
 def finished(into: Path, now: datetime.datetime, **known: Any) -> Manifest:
     """The manifest of the files that are in `into`, written beside them."""
-    for name in FILES:
+    there = [name for name in (*FILES, HYPERVISOR) if name in FILES or (into / name).exists()]
+    for name in there:
         (into / name).chmod(0o444)
-    digests = {name: sha256_of(into / name) for name in FILES}
+    digests = {name: sha256_of(into / name) for name in there}
     disk = (into / "disk.raw").stat()
     made = Manifest(
         id=manifest.identity(digests), digests=tuple(sorted(digests.items())), size=disk.st_size,

@@ -80,7 +80,7 @@ def customize(
         folder, disk = catalog.folder(parent), into / "disk.raw"
         run(["cp", "--sparse=always", str(folder / "disk.raw"), str(disk)], timeout=TIMEOUT)
         disk.chmod(0o600)
-        for kept in ("vmlinuz", "initrd"):
+        for kept in dict(parent.digests).keys() - {"disk.raw"}:
             shutil.copyfile(folder / kept, into / kept)
         report(f"{name}: changing it")
         with open_(disk) as inside:
@@ -100,7 +100,7 @@ def customize(
 
 _INHERITED = (
     "summary", "kernel", "cmdline", "packages", "recipe_digest", "parameters", "epoch", "capabilities", "max_age",
-    "context", "contextualization", "agent", "formats", "wheels", "mounts", "network",
+    "context", "contextualization", "agent", "formats", "wheels", "mounts", "network", "hypervisor",
 )  # fmt: skip
 
 
