@@ -113,6 +113,16 @@ def library() -> Path:
     return Path(given).absolute() if given else Path(__file__).absolute().parent.parent / "recipes"
 
 
+def user() -> str:
+    """Who called: $SUDO_USER, else $LOGNAME or $USER, else the name of the process's user."""
+    import getpass
+
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a number without a name; OSError from Python 3.13 on
+        return str(os.getuid())
+
+
 LAYERS_MAX = "50G"
 
 

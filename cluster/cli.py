@@ -21,6 +21,7 @@ from builder.images.cli import image
 from builder.terminal import Terminal, home
 from cluster import membership, testing, tools
 from cluster.hosts.cli import here, host
+from cluster.metering import cli as metering
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -34,6 +35,7 @@ app.command("replace")(membership.replace)
 app.command("recontext")(membership.recontext)
 app.command("events")(membership.events)
 tools.register(app)
+metering.register(app)
 app.add_typer(image, name="image")
 app.add_typer(host, name="host")
 

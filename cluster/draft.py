@@ -102,6 +102,7 @@ def draft(
         fresh,
         spec=specs.text_of(document),
         host=host.name,
+        owner=spec.owner or fresh.owner or site.user,
         generation=generation,
         context=fingerprint,
         images=json.dumps({name: images[role.image].id for name, role in spec.roles.items()}),

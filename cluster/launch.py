@@ -17,6 +17,7 @@ from cluster import spec as specs
 from cluster.draft import Draft, draft
 from cluster.hosts import sandbox
 from cluster.ledger import NodeRow
+from cluster.metering import look
 from cluster.plan import Keep, Remove, Replace
 from cluster.site import Site, forget
 from cluster.spec import ClusterSpec, natural
@@ -150,12 +151,17 @@ def _change(
         if row.generation != drawn.before:
             counts = ", ".join(f"{name} {role.count}" for name, role in spec.roles.items())
             site.ledger.note(spec.cluster, "", f"generation {row.generation}: {counts}")
+        site.ledger.books.hold(
+            row.name, row.owner, {n.name: n.machine.guarantee for n in drawn.plan.nodes}
+        )
         write_access(site, drawn)
         for image in drawn.images.values():
             site.catalog.hold(image, f"cluster {spec.cluster}")
         hypervisor, reach = site.connect(host), site.reach(host)
         try:
             ready.say_goodbye(site, drawn, reach, report)
+            if any(isinstance(a, Replace) for a in drawn.actions):
+                look.account(site, host.name, hypervisor)  # their counters go with them
             staying = [a for a in drawn.actions if not isinstance(a, Remove)]
             # Whoever gets another machine, or boots again, is not ready, even if we die before we see it start.
             site.ledger.tell(
@@ -184,9 +190,12 @@ def _change(
         ready.until_ready(site, drawn, reach, hypervisor, report)
         with site.locked("launch", report):
             going = [a for a in drawn.actions if isinstance(a, Remove)]
+            if going:
+                look.account(site, host.name, hypervisor)
             deploy.remove(drawn.plan.cluster, going, reach, hypervisor, report)
             gone = before.keys() - {n.name for n in drawn.plan.nodes}
             site.ledger.drop_nodes(spec.cluster, gone)
+            site.ledger.books.release(spec.cluster, gone)
             for name in sorted(gone, key=natural):
                 site.ledger.note(spec.cluster, name, "removed")
     finally:
@@ -238,6 +247,7 @@ def down(site: Site, cluster: str, report: Report) -> None:
             host = site.start_host(host.name)
         hypervisor, reach = site.connect(host), site.reach(host)
         try:
+            look.account(site, host.name, hypervisor)
             deploy.take_down(cluster, names, reach, hypervisor, report)
         finally:
             hypervisor.close()

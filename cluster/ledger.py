@@ -36,6 +36,7 @@ from sqlalchemy.exc import OperationalError
 
 from builder.errors import EnvironmentLacks, InputError, Problem, close
 from cluster.hosts.host import Host
+from cluster.metering import books
 from cluster.spec import natural
 from contextualize.identity import Secret
 
@@ -57,6 +58,7 @@ _clusters = Table(
     Column("generation", Integer, nullable=False, server_default="0"),
     Column("context", String, nullable=False, server_default=""),
     Column("images", String, nullable=False, server_default="{}"),
+    Column("owner", String, nullable=False, server_default=""),
 )  # fmt: skip
 _nodes = Table(
     "node", _tables,
@@ -79,7 +81,7 @@ _events = Table(
     Column("what", String, nullable=False),
 )  # fmt: skip
 _schema = Table("schema", _tables, Column("version", Integer, primary_key=True))
-VERSION = 3
+VERSION = 4
 _UPGRADES = {
     # Tables that are missing altogether are made before this runs.
     1: (
@@ -88,6 +90,7 @@ _UPGRADES = {
         "ALTER TABLE node ADD COLUMN context VARCHAR NOT NULL DEFAULT ''",
     ),
     2: ("ALTER TABLE cluster ADD COLUMN images VARCHAR NOT NULL DEFAULT '{}'",),
+    3: ("ALTER TABLE cluster ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",),
 }
 """Version -> what makes the next one of it."""
 
@@ -100,6 +103,7 @@ class ClusterRow:
     created     UTC
     generation  how often its context was another; `context` is the digest of the newest
     images      role -> id of the image that its nodes have, as JSON
+    owner       whose account it is on
     """
 
     name: str
@@ -111,6 +115,7 @@ class ClusterRow:
     generation: int = 0
     context: str = ""
     images: str = "{}"
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +171,7 @@ class Ledger:
 
         with self._sql() as sql:
             _tables.create_all(sql)
+            books.TABLES.create_all(sql)
             known = sql.execute(select(_schema.c.version)).scalar()
             if known is None:
                 sql.execute(insert(_schema).values(version=VERSION))
@@ -178,6 +184,8 @@ class Ledger:
                 for statement in _UPGRADES[version]:
                     sql.exec_driver_sql(statement)
                 sql.execute(update(_schema).values(version=version + 1))
+
+        self.books = books.Books(self._sql)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -265,7 +273,7 @@ class Ledger:
                 sql.execute(
                     update(_clusters).where(_clusters.c.name == row.name)
                     .values(spec=row.spec, host=row.host, generation=row.generation, context=row.context,
-                            images=row.images)
+                            images=row.images, owner=row.owner)
                 )  # fmt: skip
             have = set(
                 sql.execute(select(_nodes.c.name).where(_nodes.c.cluster == row.name)).scalars()

@@ -107,7 +107,7 @@ def events(
     terminal, site = Terminal(), here()
     row = site.ledger.cluster(cluster)
     last = 0
-    with _until_interrupted():
+    with until_interrupted():
         while True:
             for e in site.ledger.events(cluster, last):
                 last = e.number
@@ -132,7 +132,8 @@ class EndedByHand(SystemExit):
 
 
 @contextlib.contextmanager
-def _until_interrupted() -> Iterator[None]:
+def until_interrupted() -> Iterator[None]:
+    """Ctrl-C within it is the way to end, and no failure to go on from."""
     try:
         yield
     except KeyboardInterrupt:

@@ -27,8 +27,10 @@ DEFAULT_NETWORK = 1_000_000_000
 class Site:
     """One home folder. Opening it costs a SQLite file and no connection."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, user: str = "") -> None:
+        """`user` is who works here: what is launched goes on their account unless the cluster file says another."""
         self.home = home
+        self.user = user
         self.ledger = Ledger(home)
         self.catalog = Catalog(home / "images")
 
@@ -82,6 +84,7 @@ def forget(site: Site, cluster: str) -> None:
     """Remove what we keep of a cluster that is gone: its keys and its lines in the ledger."""
     shutil.rmtree(site.files(cluster), ignore_errors=True)
     site.catalog.release(f"cluster {cluster}")
+    site.ledger.books.release(cluster)
     site.ledger.drop_cluster(cluster)
 
 

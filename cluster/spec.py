@@ -90,6 +90,10 @@ PublicKey = Annotated[
 ]
 
 
+Owner = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,63}$")]
+"""A user, a project, a virtual organization: a word without blanks."""
+
+
 class Cpu(Written):
     """Cores: what the node gets when everybody wants all, and what it never passes."""
 
@@ -192,6 +196,9 @@ class ClusterSpec(Written):
     )
     network: Net | None = Field(
         None, description="private network, as in 10.7.0.0/24; else one is chosen"
+    )
+    owner: Owner | None = Field(
+        None, description="whose account it is on; else the user's who launched it"
     )
     roles: dict[Name, Role] = Field(description="roles by name", min_length=1)
     authorized_keys: Many[PublicKey] = Field(

@@ -50,6 +50,24 @@ def test_the_demos_plan(site, golden, capsys):
     assert said.err == ""
 
 
+@pytest.mark.parametrize(
+    ("why", "named", "known", "owner"),
+    [
+        ("who launches it", "", "", "ann"),
+        ("who the file names", "owner: vo1\n", "", "vo1"),
+        ("who launched it first, whoever goes on", "", "bob", "bob"),
+        ("who the file names by now", "owner: vo1\n", "bob", "vo1"),
+    ],
+)
+def test_a_cluster_has_an_owner(why, named, known, owner, site, tmp_path):
+    site.user = "ann"
+    path = tmp_path / "c.yaml"
+    if known:
+        row = ClusterRow("demo", "lab", "10.7.0.0/24", CLUSTER, SECRET, "then", owner=known)
+        site.ledger.open_cluster(row, [])
+    assert draft(site, path, named + CLUSTER).row.owner == owner, why
+
+
 def test_a_plan_for_programs_holds_no_secret(site):
     found = draft(site, DEMO)
     text = json.dumps(show.plan_data(found), default=str)

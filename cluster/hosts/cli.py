@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from builder.cli import Json
-from builder.terminal import Terminal, home
+from builder.terminal import Terminal, home, user
 
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
 
@@ -21,7 +21,7 @@ def here(*, starts: bool = False) -> Any:
         from cluster.hosts import sandbox
 
         sandbox.demand_root()
-    return Site(home())
+    return Site(home(), user())
 
 
 @host.command("up")

@@ -15,6 +15,7 @@ from builder.errors import EnvironmentLacks, WorkFailed
 from cluster import domain as domains
 from cluster import network as networks
 from cluster.domain import Mark, mark
+from cluster.metering.usage import Usage, added
 from cluster.network import NAMESPACE
 
 State = Literal["running", "paused", "off", "crashed"]
@@ -47,6 +48,10 @@ class Hypervisor(Protocol):
 
     def observe(self) -> tuple[Seen, ...]:
         """Our domains, by name."""
+        ...
+
+    def usage(self) -> tuple[Usage, ...]:
+        """What our running domains have used since they were started, by name."""
         ...
 
     def networks(self) -> dict[str, str]:
@@ -136,6 +141,57 @@ class Libvirt:
                 if known is not None:
                     found.append(Seen(domain.name(), known, states.get(state, "off")))
         return tuple(sorted(found, key=lambda s: s.name))
+
+    def usage(self) -> tuple[Usage, ...]:
+        found = []
+        with self._door("the host does not tell what its domains use"):
+            for domain in self._connection.listAllDomains(
+                self._libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+            ):
+                try:
+                    text = domain.XMLDesc()
+                    known = mark(text)
+                    if known is not None:
+                        found.append(self._used(domain, known, ElementTree.fromstring(text)))
+                except self._libvirt.libvirtError as cause:
+                    if not self._went(cause):
+                        raise
+        return tuple(sorted(found, key=lambda u: u.name))
+
+    def _used(self, domain: Any, known: Mark, told: ElementTree.Element) -> Usage:
+        _, most, memory, _, cpu = domain.info()
+        taps = [t.get("dev") for t in told.iterfind("devices/interface/target[@dev]")]
+        disks = [t.get("dev") for t in told.iterfind("devices/disk/target[@dev]")]
+        nics = [self._told(domain.interfaceStats, tap) or (None,) * 8 for tap in taps]
+        blocks = [self._told(domain.blockStats, disk) or (None,) * 5 for disk in disks]
+        return Usage(
+            domain.name(), known, domain.ID(), cpu, memory << 10, most << 10,
+            received=added(n[0] for n in nics), sent=added(n[4] for n in nics),
+            read=added(b[1] for b in blocks), written=added(b[3] for b in blocks),
+            waited=self._waited(domain),
+        )  # fmt: skip
+
+    def _waited(self, domain: Any) -> int | None:
+        """ns that its CPUs waited for a core, from the kernel's schedstat by way of QEMU's driver."""
+        stats = self._told(
+            self._connection.domainListGetStats, [domain], self._libvirt.VIR_DOMAIN_STATS_VCPU
+        )
+        told = stats[0][1] if stats else {}
+        return added(told.get(f"vcpu.{n}.delay") for n in range(told.get("vcpu.maximum", 0)))
+
+    def _told(self, ask: Any, *about: object) -> Any:
+        """The answer; None where the driver, or the device's, knows none."""
+        try:
+            return ask(*about)
+        except self._libvirt.libvirtError as cause:
+            if self._went(cause):
+                raise
+            return None
+
+    def _went(self, cause: Any) -> bool:
+        """Whether a domain was gone, or off, by the time that it was asked."""
+        lib = self._libvirt
+        return cause.get_error_code() in (lib.VIR_ERR_NO_DOMAIN, lib.VIR_ERR_OPERATION_INVALID)
 
     def networks(self) -> dict[str, str]:
         found = {}
@@ -234,6 +290,9 @@ class FakeHypervisor:
     """The port in memory, for tests of what uses it. Proves nothing about guests."""
 
     domains: dict[str, tuple[str, State]] = field(default_factory=dict)
+    counters: dict[str, dict[str, int | None]] = field(default_factory=dict)
+    """Domain -> what a test says of it, besides nothing: fields of a Usage."""
+    runs: dict[str, int] = field(default_factory=dict)
     nets: dict[str, str] = field(default_factory=dict)
 
     def facts(self) -> HostFacts:
@@ -242,6 +301,16 @@ class FakeHypervisor:
     def observe(self) -> tuple[Seen, ...]:
         marks = ((name, mark(xml), state) for name, (xml, state) in sorted(self.domains.items()))
         return tuple(Seen(name, m, state) for name, m, state in marks if m is not None)
+
+    def usage(self) -> tuple[Usage, ...]:
+        found = []
+        for s in (s for s in self.observe() if s.state in ("running", "paused")):
+            size = s.mark.guarantee.memory
+            plain = {"run": self.runs.get(s.name, 0), "cpu": 0, "memory": size, "memory_limit": size,
+                     "received": 0, "sent": 0, "read": 0, "written": 0}  # fmt: skip
+            told: Any = plain | self.counters.get(s.name, {})
+            found.append(Usage(s.name, s.mark, **told))
+        return tuple(found)
 
     def networks(self) -> dict[str, str]:
         found = ((name, _cluster(xml)) for name, xml in self.nets.items())
@@ -259,6 +328,7 @@ class FakeHypervisor:
         if name in self.domains and self.domains[name][1] == "running":
             raise WorkFailed(f"domain {name} cannot be started")
         self.domains[name] = (xml, "running")
+        self.runs[name] = self.runs.get(name, 0) + 1
 
     def resume(self, name: str) -> None:
         if name not in self.domains:

@@ -156,6 +156,32 @@ def test_remove_in_any_state_and_twice(bench, how):
     assert states(bench.port)[name] == "running", "the name is free again"
 
 
+def test_only_what_runs_has_counters_and_they_only_grow(bench):
+    nodes = bench.nodes()
+    assert bench.port.usage() == ()
+    for name, xml in reversed(nodes):
+        bench.port.start(name, xml)
+    bench.stop(nodes[1][0], "off")
+    before, after = bench.port.usage(), bench.port.usage()
+    assert [u.name for u in before] == ["demo.head-1", "demo.worker-2"], "by name"
+    for then, now in zip(before, after, strict=True):
+        given = then.mark.guarantee
+        assert (then.mark.cluster, f"demo.{then.mark.node}") == ("demo", then.name)
+        assert then.run == now.run and then.memory == then.memory_limit == given.memory
+        for counter in ("cpu", "received", "sent", "read", "written"):
+            assert 0 <= getattr(then, counter) <= getattr(now, counter), counter
+
+
+def test_a_domain_that_was_started_again_says_so(bench):
+    name, xml = bench.nodes()[0]
+    bench.port.start(name, xml)
+    (first,) = bench.port.usage()
+    bench.port.remove(name)
+    bench.port.start(name, xml)
+    (second,) = bench.port.usage()
+    assert first.run != second.run
+
+
 def test_networks_start_and_go_and_twice(bench):
     xml = network.xml("demo", ipaddress.IPv4Network("10.7.0.0/24"), walled=False)
     for _ in range(2):
@@ -177,6 +203,7 @@ def test_what_is_not_ours_is_neither_seen_nor_touched(bench):
     for name, xml in nodes:
         bench.port.start(name, xml)
     assert "demo.foreign" not in states(bench.port)
+    assert "demo.foreign" not in {u.name for u in bench.port.usage()}
     assert bench.port.networks() == {"phx-demo": "demo"}
     for name, _ in nodes:
         bench.port.remove(name)
