@@ -1,12 +1,13 @@
 """A plan's actions carried out on one host. Every part may be done twice; after a death anywhere, run it again.
 
 The order inside one launch makes that true: the disk and the seed are whole before the domain is defined, so a
-domain that exists has both; bandwidth is read back and set again whenever it differs.
+domain that exists has both; bandwidth is read back and set again whenever it differs. The guard's rules are in force
+before the first domain starts, and for nodes that leave until they are gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import assert_never
@@ -14,7 +15,7 @@ from typing import assert_never
 from builder.errors import PhiloxeniaError
 from builder.plan import Report
 from cluster import domain, network
-from cluster.hosts import store
+from cluster.hosts import guarding, store
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.hosts.shaping import Shape
@@ -81,6 +82,16 @@ def shape(plan: ClusterPlan, reach: Reach, but: Container[str] = ()) -> list[str
     return changed
 
 
+def guard(plan: ClusterPlan, reach: Reach, leaving: Collection[str] = ()) -> list[str]:
+    """Keep every node to its own addresses, before it starts; the nodes for which something had to be set.
+
+    leaving  nodes that still run and are not in the plan any more: they keep the rules that they have
+    """
+    taps = {network.tap(plan.cluster, name) for name in leaving}
+    changed = guarding.ensure(reach, plan.cluster, plan.senders, taps)
+    return [node.name for node in plan.nodes if node.machine.tap in changed]
+
+
 def relaunch(
     plan: ClusterPlan, node: NodePlan, reach: Reach, hypervisor: Hypervisor, inscribe: Inscribe
 ) -> None:
@@ -134,6 +145,7 @@ def take_down(
     with reach.queues() as queues:
         for node in everyone:
             queues.remove(network.tap(cluster, node))
+    guarding.remove(reach, cluster)
     hypervisor.remove_network(network.name(cluster))
     store.remove_nodes(reach, cluster, *everyone)
     store.remove_cluster(reach, cluster)

@@ -24,7 +24,8 @@ PROGRAMS = (
     ("dnsmasq", "dnsmasq-base"),
     ("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils"),
     ("mmdebstrap", "mmdebstrap"), ("apt-get", "apt"),
-    ("ip", "iproute2"), ("nsenter", "util-linux"), ("unshare", "util-linux"), ("ssh", "openssh-client"),
+    ("ip", "iproute2"), ("nft", "nftables"), ("nsenter", "util-linux"), ("unshare", "util-linux"),
+    ("ssh", "openssh-client"),
 )  # fmt: skip
 MODULES = (("libvirt", "python3-libvirt"), ("guestfs", "python3-guestfs"))
 

@@ -14,7 +14,7 @@ from builder.errors import InputError, NoRoom, Problem
 from builder.images.manifest import Manifest
 from cluster import network, offline
 from cluster import spec as specs
-from cluster.hosts import sandbox
+from cluster.hosts import guarding, sandbox
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Seen
 from cluster.ledger import ClusterRow
@@ -66,7 +66,8 @@ def draft(
     """Plan the cluster against what is there; nothing is changed.
 
     anew  nodes that are to be another machine in any case
-    Raises InputError (an image that is not in the catalog, roles that wait for each other), NoRoom.
+    Raises InputError (an image that is not in the catalog, roles that wait for each other), NoRoom,
+    EnvironmentLacks (a host that cannot hold what is promised).
     """
     images = _images(site, spec, document)
     declared = _declared(spec, document, images)
@@ -107,6 +108,8 @@ def draft(
         context=fingerprint,
         images=json.dumps({name: images[role.image].id for name, role in spec.roles.items()}),
     )
+    if plan.senders:
+        _demand_guard(site, host)
     actions = compare(plan, seen[host.name], anew)
     before = row.generation if row else 0
     return Draft(spec, host, plan, actions, fresh, before, images)
@@ -186,6 +189,17 @@ def _candidates(
     if hosts:
         return hosts
     return [sandbox.describe(DEFAULT_HOST, site.home, site.catalog.root, DEFAULT_NETWORK)]
+
+
+def _demand_guard(site: Site, host: Host) -> None:
+    """EnvironmentLacks if the host runs and cannot keep guests to their own addresses."""
+    if host.kind == "sandbox" and not sandbox.alive(host):
+        return
+    reach = site.reach(host)
+    try:
+        guarding.demand(reach)
+    finally:
+        reach.close()
 
 
 def _seen(site: Site, host: Host) -> tuple[Seen, ...]:

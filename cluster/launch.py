@@ -159,6 +159,8 @@ def _change(
             site.catalog.hold(image, f"cluster {spec.cluster}")
         hypervisor, reach = site.connect(host), site.reach(host)
         try:
+            leaving = [a.node for a in drawn.actions if isinstance(a, Remove)]
+            guarded = deploy.guard(drawn.plan, reach, leaving)
             ready.say_goodbye(site, drawn, reach, report)
             if any(isinstance(a, Replace) for a in drawn.actions):
                 look.account(site, host.name, hypervisor)  # their counters go with them
@@ -180,8 +182,11 @@ def _change(
                     report,
                     ready.inscriber(site, drawn, report),
                 )
-            elif changed := deploy.shape(drawn.plan, reach):
-                report(f"bandwidth of {', '.join(changed)} set again")
+            else:
+                if guarded:
+                    report(f"{', '.join(guarded)} kept to their own addresses again")
+                if changed := deploy.shape(drawn.plan, reach):
+                    report(f"bandwidth of {', '.join(changed)} set again")
         except BaseException:
             hypervisor.close()
             reach.close()
@@ -193,6 +198,8 @@ def _change(
             if going:
                 look.account(site, host.name, hypervisor)
             deploy.remove(drawn.plan.cluster, going, reach, hypervisor, report)
+            if going:
+                deploy.guard(drawn.plan, reach)
             gone = before.keys() - {n.name for n in drawn.plan.nodes}
             site.ledger.drop_nodes(spec.cluster, gone)
             site.ledger.books.release(spec.cluster, gone)

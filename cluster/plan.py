@@ -17,6 +17,7 @@ from builder.images.manifest import Manifest
 from cluster import domain, network
 from cluster.domain import Machine, Mark
 from cluster.guarantee import Guarantee
+from cluster.guard import Sender
 from cluster.hosts import store
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Seen
@@ -32,12 +33,16 @@ from contextualize.render import Documents
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """What one node shall be. `context` is the digest of the part of its seed that never changes while it lives."""
+    """What one node shall be. `context` is the digest of the part of its seed that never changes while it lives.
+
+    guarded  whether it may send under its own addresses only
+    """
 
     machine: Machine
     address: str
     identity: Identity
     context: str
+    guarded: bool = True
 
     @property
     def name(self) -> str:
@@ -50,6 +55,10 @@ class NodePlan:
     @property
     def domain(self) -> str:
         return domain.name(self.machine.cluster, self.machine.node)
+
+    @property
+    def sender(self) -> Sender:
+        return Sender(self.machine.tap, self.machine.mac, self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,11 @@ class ClusterPlan:
     @property
     def context(self) -> Context:
         return self.documents.context
+
+    @property
+    def senders(self) -> tuple[Sender, ...]:
+        """Those who are kept to their own addresses."""
+        return tuple(n.sender for n in self.nodes if n.guarded)
 
     def exchange(self, least: Mapping[str, int]) -> Exchange:
         """What the roles declare, with every node as a member. `least` is each role's min."""
@@ -195,7 +209,8 @@ def draw(
         )  # fmt: skip
         told = json.dumps(documents.identity(node), sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()
-        nodes.append(NodePlan(machine, str(addresses[node]), identities[node], digest))
+        guarded = role.source == "own"
+        nodes.append(NodePlan(machine, str(addresses[node]), identities[node], digest, guarded))
     walled = host.kind == "sandbox"
     xml = network.xml(spec.cluster, net, walled=walled)
     return ClusterPlan(spec.cluster, host.name, net, xml, tuple(nodes), documents)

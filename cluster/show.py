@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, assert_never
 from builder.errors import PhiloxeniaError
 from builder.units import show_rate, show_size
 from cluster import network
-from cluster.guarantee import Guarantee, contract
-from cluster.plan import Action, Keep, Launch, Remove, Replace, Resume
+from cluster.guarantee import Guarantee, Record, contract
+from cluster.guard import record
+from cluster.plan import Action, Keep, Launch, NodePlan, Remove, Replace, Resume
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +90,11 @@ def verb(action: Action) -> tuple[str, str, str]:
             assert_never(action)
 
 
+def promised(node: NodePlan) -> tuple[Record, ...]:
+    """The node's contract, line by line."""
+    return (*contract(node.machine.guarantee), record(node.guarded))
+
+
 def plan_data(drawn: Draft) -> dict[str, Any]:
     """The plan for programs: no secrets, no keys."""
     doings = {n: (v, why) for n, v, why in map(verb, drawn.actions)}
@@ -98,7 +104,7 @@ def plan_data(drawn: Draft) -> dict[str, Any]:
         "nodes": [
             {"node": n.name, "role": n.machine.role, "address": n.address, "image": n.machine.image,
              "action": doings[n.name][0], "why": doings[n.name][1],
-             "contract": {r.resource: [r.asked, r.mechanism] for r in contract(n.machine.guarantee)}}
+             "contract": {r.resource: [r.asked, r.mechanism] for r in promised(n)}}
             for n in drawn.plan.nodes
         ],
         "removed": [a.node for a in drawn.actions if isinstance(a, Remove)],
@@ -135,7 +141,7 @@ def plan(drawn: Draft, terminal: Terminal) -> None:
         terminal.say(f"\neach {role} is promised")
         terminal.table(
             ("  RESOURCE", "ASKED", "HELD BY"),
-            [(f"  {r.resource}", r.asked, r.mechanism) for r in contract(first.machine.guarantee)],
+            [(f"  {r.resource}", r.asked, r.mechanism) for r in promised(first)],
         )
         if spec.roles[role].ssh_to:
             terminal.say(f"  and may enter by SSH: {', '.join(spec.roles[role].ssh_to)}")

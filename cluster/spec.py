@@ -169,6 +169,10 @@ class Role(Written):
         "virtio",
         description="how its agents are reached: a device, or HTTPS on the private network",
     )
+    source: Literal["own", "any"] = Field(
+        "own",
+        description="the addresses that its nodes may send under: their own, or any (a router's)",
+    )
     context: Deployment = Field(
         default_factory=Deployment, description="late facts and files, besides those of its image"
     )

@@ -112,6 +112,7 @@ def bench(monkeypatch):
     monkeypatch.setattr(deploy.store, "remove_nodes", remove_nodes)
     for verb in ("prepare", "put_seed", "remove_cluster"):
         monkeypatch.setattr(deploy.store, verb, noting(verb))
+    monkeypatch.setattr(deploy.guarding, "remove", noting("unguard"))
     monkeypatch.setattr(deploy.seed, "iso", lambda files: b"iso of " + files["meta-data"])
     return found
 
@@ -210,7 +211,8 @@ def test_take_down_removes_what_the_hypervisor_shows_beyond_the_ledger(bench):
     for name in ("head-1", *(f"worker-{n}" for n in (1, 2, 3, 9))):
         assert bench.verbs(name)[:3] == ["stop", "unshape", "remove_node"]
     last = max(n for n, entry in enumerate(bench.done) if entry[0] == "stop")
-    assert last < bench.at("remove network", "phx-demo") < bench.at("remove_node", "head-1")
+    unguarded, network = bench.at("unguard", ""), bench.at("remove network", "phx-demo")
+    assert last < unguarded < network < bench.at("remove_node", "head-1")
     assert bench.done[-1] == ("remove_cluster", "")
     assert bench.said == ["6 nodes removed", "network and files of demo removed"]
 

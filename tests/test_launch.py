@@ -12,6 +12,7 @@ import pytest
 
 from builder.errors import InputError, WorkFailed
 from cluster import deploy, domain, launch, leaving, wait
+from cluster.hosts import guarding
 from cluster.hosts.hypervisor import FakeHypervisor
 from cluster.plan import Launch, Replace, Resume
 from cluster.site import Site
@@ -78,6 +79,8 @@ def site(tmp_path, monkeypatch):
     monkeypatch.setattr(deploy, "apply", apply)
     monkeypatch.setattr(deploy, "remove", remove)
     monkeypatch.setattr(deploy, "shape", lambda *_: [])
+    monkeypatch.setattr(deploy, "guard", lambda *_: [])
+    monkeypatch.setattr(guarding, "demand", lambda _: None)
     monkeypatch.setattr(wait, "Wait", Ready)
     monkeypatch.setattr(leaving, "leave", lambda *_: None)
     yield found

@@ -69,7 +69,7 @@ def up(name: str, home: Path, catalog: Path, network: int) -> Host:
     for needed, package in (("libvirtd", "libvirt-daemon"), ("virtlogd", "libvirt-daemon"),
                             ("dnsmasq", "dnsmasq-base"),
                             ("ip", "iproute2"), ("qemu-system-x86_64", "qemu-system-x86"),
-                            ("qemu-img", "qemu-utils"), ("nsenter", "util-linux")):  # fmt: skip
+                            ("qemu-img", "qemu-utils"), ("nsenter", "util-linux"), ("nft", "nftables")):  # fmt: skip
         program(needed, package)
     host = describe(name, home, catalog, network)
     Path("/run/philoxenia").mkdir(mode=0o755, exist_ok=True)
