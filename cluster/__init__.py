@@ -15,7 +15,7 @@ Decisions:
 2026-11-25  `phx scale`, `replace` and `recontext` keep the images that the nodes have: that somebody built a newer one
             must not make a small change a large one. `phx up` alone takes it, and says what that costs.
 2026-11-25  Other tools get the one ssh_config that is there, Ansible's variables too: keys and ways are told once.
-2026-11-25  A guest sends under its own addresses only, by nftables on the bridge: one table a cluster, with sets instead
+2026-11-25  A guest sends under its own addresses only, by nftables on the bridge: a table a cluster, with sets instead
             of a chain for each tap. What is in force is compared with what nft makes of the same rules in an empty
             namespace, its own words against its own words. A role may say `source: any`; a host without nft is
             refused.
