@@ -66,14 +66,20 @@ class Site:
             return There(host)
         return Here(host)
 
-    def start_host(self, name: str, bandwidth: int | None = None) -> Host:
-        """A sandbox host, running and in the ledger. Without `bandwidth` it keeps what it had."""
+    def start_host(self, name: str, bandwidth: int | None = None, cpus: str | None = None) -> Host:
+        """A sandbox host, running and in the ledger. Without `bandwidth` and `cpus` it keeps what it had."""
         known = {h.name: h for h in self.ledger.hosts()}
         if name in known and known[name].kind != "sandbox":
             what = f"host '{name}' is {known[name].uri}, not a sandbox"
             raise InputError(Problem("", what, "choose another name"))
         kept = known[name].network if name in known else DEFAULT_NETWORK
-        host = sandbox.up(name, self.home, self.catalog.root, bandwidth or kept)
+        on = known[name].cpus if name in known else ""
+        if cpus not in (None, on) and name in known and sandbox.alive(known[name]):
+            what = f"host '{name}' runs on the CPUs {on or 'that there are'}"
+            raise InputError(Problem("--cpus", what, f"phx host down {name} first"))
+        host = sandbox.up(
+            name, self.home, self.catalog.root, bandwidth or kept, on if cpus is None else cpus
+        )
         if name in known:
             host = replace(host, accelerator=known[name].accelerator)
         self.ledger.put_host(host)

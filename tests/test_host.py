@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from builder.errors import EnvironmentLacks
+from builder.errors import EnvironmentLacks, InputError
 from cluster.hosts import sandbox, store
 from cluster.hosts.local import Here
+from cluster.site import Site
 from tests.invented import LAB
 
 
@@ -110,6 +111,38 @@ def test_who_is_not_root_hears_so_before_anything_is_made(tmp_path, monkeypatch)
     ):
         with pytest.raises(EnvironmentLacks, match="a sandbox host needs root"):
             act()
+
+
+def test_a_sandbox_may_have_some_of_the_cpus_and_promises_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    some = sandbox.describe("lab", tmp_path, tmp_path, 10**9, "1-2")
+    assert (some.cpu, some.cpus) == (1800, "1-2")
+    assert sandbox.describe("lab", tmp_path, tmp_path, 10**9).cpu == 3600
+    for text, what in (
+        ("3-4", "'3-4' are not all here"),
+        ("two", "not a list of CPUs"),
+        ("2-1", "list"),
+    ):
+        with pytest.raises(InputError, match=what):
+            sandbox.describe("lab", tmp_path, tmp_path, 10**9, text)
+
+
+def test_a_sandbox_that_runs_keeps_its_cpus(tmp_path, monkeypatch):
+    site = Site(tmp_path)
+    asked = []
+
+    def up(name, home, catalog, network, cpus):
+        asked.append(cpus)
+        return replace(LAB, cpus=cpus)
+
+    monkeypatch.setattr(sandbox, "up", up)
+    monkeypatch.setattr(sandbox, "alive", lambda _host: True)
+    for cpus in ("1", None, "1"):
+        site.start_host("lab", cpus=cpus)
+    assert asked == ["1", "1", "1"], "what it had stays"
+    with pytest.raises(InputError, match="host 'lab' runs on the CPUs 1"):
+        site.start_host("lab", cpus="0")
+    site.ledger.close()
 
 
 def test_what_is_removed_may_be_gone_already(tmp_path):

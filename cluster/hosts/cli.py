@@ -30,11 +30,15 @@ def host_up(
     network: Annotated[
         str | None, typer.Option(help="Bandwidth its private networks may promise, 1Gbit at first.")
     ] = None,
+    cpus: Annotated[
+        str | None,
+        typer.Option(help="The machine's CPUs that its guests run on, as in 0-1; else all."),
+    ] = None,
 ) -> None:
     """Start a sandbox host: a libvirtd of our own in namespaces of its own."""
     _host_name(name)
     bandwidth = _bandwidth(network)
-    started = here(starts=True).start_host(name, bandwidth)
+    started = here(starts=True).start_host(name, bandwidth, cpus)
     Terminal().say(f"host '{name}' runs: {started.uri}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,7 @@ class Host:
     accelerator  kvm or qemu; "" until a boot probe has decided
     ssh       the ssh_config(5) by which OpenSSH reaches the host under its name; "" for this machine
     driver    of its libvirt
+    cpus      the CPUs of the machine that a sandbox's guests run on, as in 0-1; "" for all
     """
 
     name: str
@@ -45,6 +47,7 @@ class Host:
     catalog: str = ""
     ssh: str = ""
     driver: Literal["qemu", "xen"] = "qemu"
+    cpus: str = ""
 
     def outside(self, inside: PurePosixPath) -> Path:
         """Our path of a file that the host's libvirt calls `inside`."""
@@ -80,3 +83,18 @@ class Host:
     def enter(self) -> list[str]:
         """The start of a command line that runs in the host's network."""
         return ["nsenter", f"--net=/run/netns/{self.netns}"] if self.netns else []
+
+
+def cpu_list(text: str) -> frozenset[int]:
+    """The CPUs that a list names, as taskset(1) and the kernel's cpusets read it. ValueError for any other text.
+
+    >>> sorted(cpu_list("0-2,5"))
+    [0, 1, 2, 5]
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        span = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
+        if span is None or int(span[2] or span[1]) < int(span[1]):
+            raise ValueError(f"'{text}' is not a list of CPUs; write one as in 0-1 or 0,2")
+        found.update(range(int(span[1]), int(span[2] or span[1]) + 1))
+    return frozenset(found)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from builder.errors import EnvironmentLacks, InputError, Problem, TimedOut, WorkFailed
 from builder.run import lives, program, run, start_detached
-from cluster.hosts.host import LOGS, QEMU_UID, RUN, STATE, Host
+from cluster.hosts.host import LOGS, QEMU_UID, RUN, STATE, Host, cpu_list
 
 START_TIMEOUT = 30.0
 RESERVED_MEMORY = 1 << 30
@@ -58,10 +58,11 @@ exec "$PHX_PYTHON" -I -S "$PHX_WARDEN" "$PHX_RUN"
 """.replace("QEMU_UID", str(QEMU_UID))
 
 
-def up(name: str, home: Path, catalog: Path, network: int) -> Host:
+def up(name: str, home: Path, catalog: Path, network: int, cpus: str = "") -> Host:
     """Start the sandbox, or find it running; the host with what it can promise.
 
     network  bit/s that its private networks may promise together
+    cpus     the CPUs that its guests run on, as in 0-1; "" for all that we may use
     Raises EnvironmentLacks (not root, a program missing), InputError (the name is used by another home),
     TimedOut with the end of libvirtd's log.
     """
@@ -71,7 +72,7 @@ def up(name: str, home: Path, catalog: Path, network: int) -> Host:
                             ("ip", "iproute2"), ("qemu-system-x86_64", "qemu-system-x86"),
                             ("qemu-img", "qemu-utils"), ("nsenter", "util-linux"), ("nft", "nftables")):  # fmt: skip
         program(needed, package)
-    host = describe(name, home, catalog, network)
+    host = describe(name, home, catalog, network, cpus)
     Path("/run/philoxenia").mkdir(mode=0o755, exist_ok=True)
     with _lock(name):
         owner = _owner(host)
@@ -143,19 +144,33 @@ def demand_root() -> None:
         raise EnvironmentLacks("a sandbox host needs root (namespaces, mounts)", "run it with sudo")
 
 
-def describe(name: str, home: Path, catalog: Path, network: int) -> Host:
-    """The host's value, whether it runs or not."""
+def describe(name: str, home: Path, catalog: Path, network: int, cpus: str = "") -> Host:
+    """The host's value, whether it runs or not. InputError if `cpus` are not this machine's."""
     folder = home / "hosts" / name
     run_folder = f"/run/philoxenia/{name}"
-    cores = len(os.sched_getaffinity(0)) * 1000
+    cores = len(_usable(cpus)) * 1000
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Host(
         name=name, kind="sandbox", uri=f"qemu+unix:///system?socket={run_folder}/libvirt-sock",
         folder=str(folder), run=run_folder, netns=f"phx-{name}",
         # A tenth of the CPU stays for libvirtd, the broker and whoever works at the machine.
         cpu=cores * 9 // 10, memory=max(0, memory - RESERVED_MEMORY), network=network,
-        partition=f"/phx-{name}", catalog=str(catalog),
+        partition=f"/phx-{name}", catalog=str(catalog), cpus=cpus,
     )  # fmt: skip
+
+
+def _usable(cpus: str) -> frozenset[int]:
+    ours = frozenset(os.sched_getaffinity(0))
+    if not cpus:
+        return ours
+    try:
+        wanted = cpu_list(cpus)
+    except ValueError as cause:
+        raise InputError(Problem("--cpus", *str(cause).split("; "))) from None
+    if not wanted <= ours:
+        have = ", ".join(map(str, sorted(ours)))
+        raise InputError(Problem("--cpus", f"'{cpus}' are not all here", f"there are {have}"))
+    return wanted
 
 
 def down(host: Host) -> None:
@@ -279,18 +294,27 @@ def _prepare(host: Host) -> None:
         (folder / file).write_text(text)
     for inside in (STATE, RUN, LOGS):
         host.outside(inside).mkdir(parents=True, exist_ok=True)
+    confined = False
     for group in _controllers():
         here = group / f"phx-{host.name}.partition"
         here.mkdir(exist_ok=True)
         # Nine parts of ten for the guests against any one busy program outside: promises hold beside others' work.
-        cores = len(os.sched_getaffinity(0))
+        cores = len(_usable(host.cpus))
         for file, weight in (("cpu.shares", 9216 * cores), ("cpu.weight", min(10000, 900 * cores))):
             if (here / file).exists():
                 (here / file).write_text(str(weight))
+        if host.cpus and (here / "cpuset.cpus").exists():
+            (here / "cpuset.cpus").write_text(host.cpus)
+            confined = True
         # cgroup v1: a cpuset is unusable until it is told its cpus and memory nodes.
         for file in ("cpuset.cpus", "cpuset.mems"):
             if (here / file).exists() and not (here / file).read_text().strip():
                 (here / file).write_text((group / file).read_text())
+    if host.cpus and not confined:
+        raise EnvironmentLacks(
+            "guests cannot be kept to some CPUs: there is no cgroup controller 'cpuset'",
+            "leave out --cpus, or let the kernel have it",
+        )
     if not Path(f"/run/netns/{host.netns}").exists():
         run(["ip", "netns", "add", host.netns], timeout=10)
 
