@@ -1,7 +1,8 @@
 """Texts with units, as people write them, turned into whole numbers, and back.
 
 Sizes are bytes (K, M, G, T are powers of 1024), rates are bits per second (kbit, Mbit, Gbit are powers of
-1000, as in tc(8)), durations are seconds. A number without a unit is refused: nobody can tell what it meant.
+1000, as in tc(8)), throughputs are bytes per second (a size and /s), durations are seconds. A number without a unit is
+refused: nobody can tell what it meant.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from builder.errors import shown
 
 _SIZE = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _RATE = {"kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
+_THROUGHPUT = {f"{name}/s": factor for name, factor in _SIZE.items()}
 _TIME = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -20,7 +22,7 @@ def _parse(text: object, units: dict[str, int], noun: str, example: str) -> int:
     hint = f"write a whole number with one of {names}, as in {example}"
     if not isinstance(text, str):
         raise ValueError(f"{shown(text)} is not a {noun}; {hint}")
-    found = re.fullmatch(r"([0-9]+)\s*([A-Za-z]+)", text.strip())
+    found = re.fullmatch(r"([0-9]+)\s*([A-Za-z]+(?:/s)?)", text.strip())
     if not found or found[2] not in units:
         raise ValueError(f"{shown(text)} is not a {noun}; {hint}")
     value = int(found[1]) * units[found[2]]
@@ -45,6 +47,15 @@ def rate(text: object) -> int:
     20000000
     """
     return _parse(text, _RATE, "rate", "20Mbit")
+
+
+def throughput(text: object) -> int:
+    """Bytes per second.
+
+    >>> throughput("20M/s")
+    20971520
+    """
+    return _parse(text, _THROUGHPUT, "throughput", "20M/s")
 
 
 def duration(text: object) -> int:
@@ -87,6 +98,15 @@ def show_size(value: int) -> str:
         if value >= factor:
             return f"{value / factor:.1f}{name}"
     return f"{value}B"
+
+
+def show_throughput(value: int) -> str:
+    """The shortest exact text that `throughput` reads back.
+
+    >>> show_throughput(20 << 20)
+    '20M/s'
+    """
+    return _show(value, _THROUGHPUT)
 
 
 def show_rate(value: int) -> str:

@@ -15,6 +15,7 @@ from typing import assert_never
 from builder.errors import PhiloxeniaError
 from builder.plan import Report
 from cluster import domain, network
+from cluster.guarantee import Guarantee
 from cluster.hosts import guarding, store
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.hosts.reach import Reach
@@ -76,8 +77,7 @@ def shape(plan: ClusterPlan, reach: Reach, but: Container[str] = ()) -> list[str
     changed = []
     with reach.queues() as queues:
         for node in (n for n in plan.nodes if n.name not in but):
-            given = node.machine.guarantee
-            if queues.ensure(node.machine.tap, Shape(given.network_guarantee, given.network_limit)):
+            if queues.ensure(node.machine.tap, *shapes(node.machine.guarantee)):
                 changed.append(node.name)
     return changed
 
@@ -90,6 +90,11 @@ def guard(plan: ClusterPlan, reach: Reach, leaving: Collection[str] = ()) -> lis
     taps = {network.tap(plan.cluster, name) for name in leaving}
     changed = guarding.ensure(reach, plan.cluster, plan.senders, taps)
     return [node.name for node in plan.nodes if node.machine.tap in changed]
+
+
+def shapes(given: Guarantee) -> tuple[Shape, Shape]:
+    """What is held (to the guest, from the guest)."""
+    return Shape(given.in_guarantee, given.in_limit), Shape(given.out_guarantee, given.out_limit)
 
 
 def relaunch(

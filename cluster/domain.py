@@ -7,13 +7,14 @@ gives back other XML than it was given, so two domains are compared by that dige
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from xml.etree import ElementTree
 
-from cluster.guarantee import Guarantee, cpu_tune
+from cluster.guarantee import Cgroup, Guarantee, cpu_tune
 from cluster.network import NAMESPACE
 
 CHANNEL = "org.philoxenia.context"
+_ANY = Guarantee(1, 1, 1024, 1024, 1, 1, 1, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class Machine:
     """kvm, or qemu for emulation."""
     partition: str = ""
     """cgroup partition that the host gave us; empty for the driver's own."""
+    cgroup: Cgroup = 1
+    room: int = 0
+    """What the host promises in all, thousandths of a core: see `cpu_tune`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,10 @@ def name(cluster: str, node: str) -> str:
 
 
 def digest(machine: Machine) -> str:
-    """Of all that would need another machine if it changed; the context has a digest of its own."""
+    """Of all that would need another machine if it changed. The context has a digest of its own; a guarantee can be
+    changed while the machine lives.
+    """
+    machine = replace(machine, guarantee=_ANY, cgroup=1, room=0)
     bare = ElementTree.tostring(_domain(machine), encoding="unicode") + machine.image
     return hashlib.sha256(bare.encode()).hexdigest()
 
@@ -69,15 +76,11 @@ def digest(machine: Machine) -> str:
 def xml(machine: Machine, context: str) -> str:
     """The whole XML. `context` is the digest of the node's seed files."""
     root = _domain(machine)
-    g = machine.guarantee
     meta = ElementTree.SubElement(root, "metadata")
     ElementTree.SubElement(
         meta, f"{{{NAMESPACE}}}node",
         {"cluster": machine.cluster, "node": machine.node, "role": machine.role,
-         "digest": digest(machine), "context": context,
-         "cpu-guarantee": str(g.cpu_guarantee), "cpu-limit": str(g.cpu_limit),
-         "memory": str(g.memory), "network-guarantee": str(g.network_guarantee),
-         "network-limit": str(g.network_limit), "disk": str(g.disk)},
+         "digest": digest(machine), "context": context, **_told(machine.guarantee)},
     )  # fmt: skip
     ElementTree.register_namespace("phx", NAMESPACE)
     ElementTree.indent(root)
@@ -91,10 +94,21 @@ def mark(text: str) -> Mark | None:
         return None
     got = found.attrib
     given = Guarantee(
-        *(int(got[k]) for k in ("cpu-guarantee", "cpu-limit", "memory", "network-guarantee",
-                                "network-limit", "disk"))
-    )  # fmt: skip
+        **{
+            f.name: int(got[_attribute(f.name)])
+            for f in fields(Guarantee)
+            if _attribute(f.name) in got
+        }
+    )
     return Mark(got["cluster"], got["node"], got["role"], got["digest"], got["context"], given)
+
+
+def _attribute(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _told(given: Guarantee) -> dict[str, str]:
+    return {_attribute(name): str(value) for name, value in asdict(given).items()}
 
 
 def _domain(m: Machine) -> ElementTree.Element:
@@ -109,12 +123,13 @@ def _domain(m: Machine) -> ElementTree.Element:
         return child
 
     add(root, "name", name(m.cluster, m.node))
-    add(root, "memory", str(m.guarantee.memory // 1024), unit="KiB")
+    add(root, "memory", str(m.guarantee.memory_max // 1024), unit="KiB")
+    add(root, "currentMemory", str(m.guarantee.memory_min // 1024), unit="KiB")
     add(root, "vcpu", str(m.guarantee.vcpus))
-    tune, period = add(root, "cputune"), cpu_tune(m.guarantee)
-    add(tune, "shares", str(period.shares))
-    add(tune, "global_period", str(period.period))
-    add(tune, "global_quota", str(period.quota))
+    tune, held = add(root, "cputune"), cpu_tune(m.guarantee, m.cgroup, m.room)
+    add(tune, "shares", str(held.shares))
+    add(tune, "global_period", str(held.period))
+    add(tune, "global_quota", str(held.quota))
     if m.partition:
         add(add(root, "resource"), "partition", m.partition)
     system = add(root, "os")
@@ -139,6 +154,14 @@ def _domain(m: Machine) -> ElementTree.Element:
     add(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     add(disk, "source", file=m.disk)
     add(disk, "target", dev="vda", bus="virtio")
+    limits = {
+        "total_bytes_sec": m.guarantee.disk_throughput,
+        "total_iops_sec": m.guarantee.disk_iops,
+    }
+    if any(limits.values()):
+        tuned = add(disk, "iotune")
+        for tag, most in limits.items():
+            add(tuned, tag, str(most))
     seed = add(devices, "disk", type="file", device="disk")
     add(seed, "driver", name="qemu", type="raw")
     add(seed, "source", file=m.seed)

@@ -14,6 +14,7 @@ from builder.errors import InputError, NoRoom, Problem
 from builder.images.manifest import Manifest
 from cluster import network, offline
 from cluster import spec as specs
+from cluster.guarantee import refusals
 from cluster.hosts import guarding, sandbox
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Seen
@@ -88,6 +89,7 @@ def draft(
     seen = {h.name: _seen(site, h) for h in (*hosts, *beside)}
     sandboxes = {h.name for h in (*hosts, *beside) if h.kind == "sandbox"}
     host = _choose(spec, hosts, seen, sandboxes)
+    _enforceable(spec, document, host)
     secret = row.secret if row else Secret(secrets.token_bytes(32))
     folders = {name: (m, host.image(m.id)) for name, m in images.items()}
     nodes = site.ledger.nodes(spec.cluster) if row else []
@@ -166,8 +168,10 @@ def _images(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Mani
             what = f"the agent of image {image.short} reads seeds of version {image.agent}, not {VERSION}"
             hint = f"phx build {image.name}"
             problems.append(document.problem(("roles", name, "image"), what, hint))
-        if role.disk < image.size:
-            what = f"a disk of {role.disk >> 20}M is smaller than the image's {image.size >> 20}M"
+        if role.disk.size < image.size:
+            what = (
+                f"a disk of {role.disk.size >> 20}M is smaller than the image's {image.size >> 20}M"
+            )
             problems.append(document.problem(("roles", name, "disk"), what, "write a larger disk"))
     if problems:
         raise InputError(dict.fromkeys(problems))
@@ -212,6 +216,20 @@ def _seen(site: Site, host: Host) -> tuple[Seen, ...]:
         hypervisor.close()
 
 
+def _enforceable(spec: ClusterSpec, document: Document, host: Host) -> None:
+    """InputError naming each key of a promise that the host's driver cannot keep, and why."""
+    problems = [
+        document.problem(
+            ("roles", name, *found.key.split(".")),
+            f"host '{host.name}' cannot hold it: {found.why}", found.remedy,
+        )
+        for name, role in spec.roles.items()
+        for found in refusals(guarantee(role), host.driver)
+    ]  # fmt: skip
+    if problems:
+        raise InputError(by_line(problems))
+
+
 def _choose(
     spec: ClusterSpec,
     hosts: list[Host],
@@ -222,7 +240,7 @@ def _choose(
     wanted = [(node, guarantee(spec.roles[role])) for node, role in spec.names]
     rooms = []
     for host in hosts:
-        room = Room(host.name, host.cpu, host.memory, host.network)
+        room = Room.of(host)
         here = sandboxes if host.name in sandboxes else {host.name}
         for s in (s for name in sorted(here) for s in seen[name]):
             if s.mark.cluster != spec.cluster:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from builder.errors import NoRoom
 from builder.units import show_rate, show_size
 from cluster.guarantee import Guarantee
+from cluster.hosts.host import Host
 from cluster.spec import natural
 
 
@@ -18,24 +19,32 @@ class Room:
     host: str
     cpu: int
     memory: int
-    network: int
+    inward: int
+    """To its guests."""
+    outward: int
+
+    @classmethod
+    def of(cls, host: Host) -> Room:
+        """All that a host has to promise."""
+        return cls(host.name, host.cpu, host.memory, host.network, host.network)
 
     def less(self, given: Guarantee) -> Room:
         return replace(
             self,
             cpu=self.cpu - given.cpu_guarantee,
-            memory=self.memory - given.memory,
-            network=self.network - given.network_guarantee,
+            memory=self.memory - given.memory_min,
+            inward=self.inward - given.in_guarantee,
+            outward=self.outward - given.out_guarantee,
         )
 
     def holds(self, given: Guarantee) -> bool:
         left = self.less(given)
-        return left.cpu >= 0 and left.memory >= 0 and left.network >= 0
+        return min(left.cpu, left.memory, left.inward, left.outward) >= 0
 
     def __str__(self) -> str:
         return (
-            f"{self.cpu / 1000:g} cores, {show_size(max(0, self.memory))} and "
-            f"{show_rate(max(0, self.network)) if self.network > 0 else '0bit'} left"
+            f"{max(0, self.cpu) / 1000:g} cores, {show_size(max(0, self.memory))} and "
+            f"{_rates(self.inward, self.outward)} left"
         )
 
 
@@ -55,7 +64,8 @@ def place(
     left = {r.host: r for r in rooms}
     fixed = pinned or {}
     order = sorted(
-        wanted, key=lambda w: (w[0] not in fixed, -w[1].memory, -w[1].cpu_guarantee, natural(w[0]))
+        wanted,
+        key=lambda w: (w[0] not in fixed, -w[1].memory_min, -w[1].cpu_guarantee, natural(w[0])),
     )
     placed: dict[str, str] = {}
     for node, given in order:
@@ -70,9 +80,14 @@ def place(
 
 def _needs(given: Guarantee) -> str:
     return (
-        f"{given.cpu_guarantee / 1000:g} cores, {show_size(given.memory)} and "
-        f"{show_rate(given.network_guarantee)}"
+        f"{given.cpu_guarantee / 1000:g} cores, {show_size(given.memory_min)} and "
+        f"{_rates(given.in_guarantee, given.out_guarantee)}"
     )
+
+
+def _rates(inward: int, outward: int) -> str:
+    told = [show_rate(n) if n > 0 else "0bit" for n in (inward, outward)]
+    return told[0] if inward == outward else f"{told[0]} in, {told[1]} out"
 
 
 def _roomiest(rooms: Iterable[Room]) -> str:

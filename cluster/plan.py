@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from builder.images.manifest import Manifest
 from cluster import domain, network
 from cluster.domain import Machine, Mark
-from cluster.guarantee import Guarantee
+from cluster.guarantee import Guarantee, differing
 from cluster.guard import Sender
 from cluster.hosts import store
 from cluster.hosts.host import Host
@@ -143,9 +143,11 @@ Action = Launch | Resume | Replace | Remove | Keep
 
 
 def guarantee(role: Role) -> Guarantee:
+    inward, outward = role.network.inward, role.network.outward
     return Guarantee(
-        role.cpu.guarantee, role.cpu.limit, role.memory, role.network.guarantee, role.network.limit,
-        role.disk,
+        role.cpu.guarantee, role.cpu.limit, role.memory.min, role.memory.max,
+        inward.guarantee, inward.limit, outward.guarantee, outward.limit,
+        role.disk.size, role.disk.throughput or 0, role.disk.iops or 0,
     )  # fmt: skip
 
 
@@ -173,7 +175,7 @@ def draw(
         cluster=spec.cluster,
         members=tuple(
             Member(identities[node], role, str(addresses[node]), net.prefixlen,
-                   guarantee(spec.roles[role]).vcpus, spec.roles[role].memory >> 20)
+                   guarantee(spec.roles[role]).vcpus, spec.roles[role].memory.min >> 20)
             for node, role in spec.names
         ),
         ssh_to=tuple((name, role.ssh_to) for name, role in spec.roles.items()),
@@ -206,6 +208,7 @@ def draw(
             channel=str(store.channel(spec.cluster, node)) if role.channel == "virtio" else "",
             log=str(store.log(spec.cluster, node)),
             accelerator=host.accelerator or "qemu", partition=host.partition,
+            cgroup=host.cgroup, room=host.cpu,
         )  # fmt: skip
         told = json.dumps(documents.identity(node), sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()
@@ -242,12 +245,8 @@ def compare(
 
 def _difference(node: NodePlan, now: Mark) -> str:
     """Why the running node is not the planned one; "" when it is."""
-    if now.guarantee != node.machine.guarantee:
-        changed = [
-            name for name in Guarantee.__slots__
-            if getattr(now.guarantee, name) != getattr(node.machine.guarantee, name)
-        ]  # fmt: skip
-        return f"{', '.join(changed).replace('_', ' ')} changed"
+    if changed := differing(now.guarantee, node.machine.guarantee):
+        return f"{', '.join(changed)} changed"
     if now.digest != domain.digest(node.machine):
         return "its image or its machine changed"
     if now.context != node.context:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, assert_never
 
 from builder.errors import PhiloxeniaError
-from builder.units import show_rate, show_size
+from builder.units import show_size
 from cluster import network
-from cluster.guarantee import Guarantee, Record, contract
+from cluster.guarantee import Guarantee, Record, contract, show_rates
 from cluster.guard import record
 from cluster.plan import Action, Keep, Launch, NodePlan, Remove, Replace, Resume
 
@@ -53,8 +53,8 @@ def _promise(given: Guarantee | None) -> dict[str, str]:
         return {"cpu": "-", "memory": "-", "network": "-"}
     return {
         "cpu": f"{given.cpu_guarantee / 1000:g}-{given.cpu_limit / 1000:g}",
-        "memory": show_size(given.memory),
-        "network": f"{show_rate(given.network_guarantee)}-{show_rate(given.network_limit)}",
+        "memory": show_size(given.memory_min),
+        "network": show_rates(given, "-"),
     }
 
 
@@ -92,7 +92,9 @@ def verb(action: Action) -> tuple[str, str, str]:
 
 def promised(node: NodePlan) -> tuple[Record, ...]:
     """The node's contract, line by line."""
-    return (*contract(node.machine.guarantee), record(node.guarded))
+    m = node.machine
+    held = contract(m.guarantee, cgroup=m.cgroup, room=m.room)
+    return (*held, record(node.guarded))
 
 
 def plan_data(drawn: Draft) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def plan_data(drawn: Draft) -> dict[str, Any]:
 def plan(drawn: Draft, terminal: Terminal) -> None:
     spec = drawn.spec
     total = sum(n.machine.guarantee.cpu_guarantee for n in drawn.plan.nodes)
-    memory = sum(n.machine.guarantee.memory for n in drawn.plan.nodes)
+    memory = sum(n.machine.guarantee.memory_min for n in drawn.plan.nodes)
     terminal.say(
         f"cluster {spec.cluster}{'' if drawn.before else ' (new)'} on host {drawn.host.name}\n"
         f"network {drawn.plan.network}, closed; {network.gateway(drawn.plan.network)} is the host\n"

@@ -16,12 +16,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from builder import units
 from builder.document import Document, Place, Written, by_line, check, read
 from builder.errors import InputError, Problem, close, shown
 from builder.language.chain import reason
 from builder.language.context import Deployment
 from builder.language.deployment import told
-from builder.language.kinds import FactName, Inside, Many, Name, Rate, Seconds, Size
+from builder.language.kinds import FactName, Inside, Many, Name, Rate, Seconds, Size, Throughput
 from builder.language.scope import Scope
 from contextualize import declared as declarations
 from contextualize.declared import Declared
@@ -109,8 +110,21 @@ class Cpu(Written):
         return self
 
 
+class Memory(Written):
+    """What a node has, and how far that can be raised while it runs. Written as one size, it is both."""
+
+    min: Size = Field(description="memory that the node has, as in 512M")
+    max: Size = Field(description="how far `phx set` can raise it while the node runs, as in 1G")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Memory:
+        if self.min > self.max:
+            raise ValueError("min is above max; raise max or lower min")
+        return self
+
+
 class Bandwidth(Written):
-    """Bits per second, each direction."""
+    """Bits per second of one direction."""
 
     guarantee: Rate = Field(description="rate that is always there, as in 20Mbit")
     limit: Rate = Field(description="rate that is never passed, as in 100Mbit")
@@ -122,6 +136,82 @@ class Bandwidth(Written):
                 "the guarantee is above the limit; raise the limit or lower the guarantee"
             )
         return self
+
+
+class Network(Written):
+    """Bandwidth: one guarantee and limit for each direction, or those of `in` (to the node) and of `out` (from it)."""
+
+    guarantee: Rate | None = Field(
+        None, description="rate that is always there, in each direction, as in 20Mbit"
+    )
+    limit: Rate | None = Field(
+        None, description="rate that is never passed, in each direction, as in 100Mbit"
+    )
+    in_: Bandwidth | None = Field(
+        None, alias="in", description="to the node, as in {guarantee: 20Mbit, limit: 100Mbit}"
+    )
+    out: Bandwidth | None = Field(
+        None, description="from the node, as in {guarantee: 20Mbit, limit: 100Mbit}"
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Network:
+        each, apart = {"guarantee", "limit"}, {"in", "out"}
+        told = {k.rstrip("_") for k, value in self if value is not None}
+        if told & each and told & apart:
+            raise ValueError(
+                "both ways at once; write {guarantee, limit} for each direction, or {in, out}"
+            )
+        missing = (apart if told & apart else each) - told
+        if missing:
+            raise ValueError(
+                f"'{min(missing)}' is missing; write {{guarantee, limit}} for each direction, or {{in, out}}"
+            )
+        if self.guarantee is not None and self.limit is not None and self.guarantee > self.limit:
+            raise ValueError(
+                "the guarantee is above the limit; raise the limit or lower the guarantee"
+            )
+        return self
+
+    @property
+    def inward(self) -> Bandwidth:
+        return self.in_ or self._each
+
+    @property
+    def outward(self) -> Bandwidth:
+        return self.out or self._each
+
+    @property
+    def _each(self) -> Bandwidth:
+        return Bandwidth.model_construct(None, **self.model_dump(include={"guarantee", "limit"}))
+
+
+class Disk(Written):
+    """A node's disk, and what it may read and write in a second. Written as one size, it has no limits."""
+
+    size: Size = Field(
+        4 << 30,
+        description="size of the disk, as in 4G; at least the image's",
+        json_schema_extra={"default": "4G"},
+    )
+    throughput: Throughput | None = Field(
+        None, description="bytes that are read and written in a second at most, as in 20M/s"
+    )
+    iops: int | None = Field(
+        None, description="reads and writes in a second at most, as in 500", ge=1, le=1_000_000_000
+    )
+
+
+def _plain(model: type[Written], *keys: str) -> BeforeValidator:
+    """A size alone stands for a mapping in which `keys` have it."""
+
+    def read(value: object) -> object:
+        if isinstance(value, dict | model):
+            return value
+        units.size(value)
+        return dict.fromkeys(keys, value)
+
+    return BeforeValidator(read, json_schema_input_type=Size | model)
 
 
 class DataFile(Written):
@@ -152,11 +242,15 @@ class Role(Written):
     )
     image: str = Field(description="an image of the catalog: name, name:version or id")
     cpu: Cpu = Field(description="as in {guarantee: 0.5, limit: 1}, in cores")
-    memory: Size = Field(description="memory of each node, as in 512M; guaranteed and limit in one")
-    network: Bandwidth = Field(description="as in {guarantee: 20Mbit, limit: 100Mbit}")
-    disk: Size = Field(
-        4 << 30,
-        description="size of each node's disk, as in 4G",
+    memory: Annotated[Memory, _plain(Memory, "min", "max")] = Field(
+        description="memory of each node, as in 512M, or in {min: 512M, max: 1G}"
+    )
+    network: Network = Field(
+        description="as in {guarantee: 20Mbit, limit: 100Mbit}, or one of these each for in and out"
+    )
+    disk: Annotated[Disk, _plain(Disk, "size")] = Field(
+        default_factory=lambda: Disk.model_construct(size=4 << 30),
+        description="each node's disk, as in 4G, or in {size: 4G, throughput: 20M/s, iops: 500}",
         json_schema_extra={"default": "4G"},
     )
     address: Address | None = Field(

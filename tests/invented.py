@@ -46,7 +46,20 @@ LAB = Host(
 )  # fmt: skip
 """A sandbox host that does not run."""
 
-GUARANTEE = Guarantee(500, 1500, 512 << 20, 20_000_000, 100_000_000, 4 << 30)
+
+def promise(
+    cpu: int = 500, limit: int = 1500, memory: int = 512 << 20, network: int = 20_000_000,
+    most: int = 100_000_000, disk: int = 4 << 30, **more: int,
+) -> Guarantee:  # fmt: skip
+    """A guarantee that is the same in both directions, with all its memory from the start."""
+    told = {
+        "cpu_guarantee": cpu, "cpu_limit": limit, "memory_min": memory, "memory_max": memory,
+        "in_guarantee": network, "in_limit": most, "out_guarantee": network, "out_limit": most, "disk": disk,
+    }  # fmt: skip
+    return Guarantee(**{**told, **more})
+
+
+GUARANTEE = promise()
 
 CLUSTER = """\
 cluster: demo

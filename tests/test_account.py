@@ -203,4 +203,4 @@ def test_the_record_outlives_the_cluster(tmp_path):
 
 
 def test_a_guarantee_of_nothing_is_not_held():
-    assert hold("c", "o", "n", Guarantee(0, 0, 0, 0, 0, 0), at(0)).released
+    assert hold("c", "o", "n", Guarantee(0, 0, 0, 0, 0, 0, 0, 0, 0), at(0)).released

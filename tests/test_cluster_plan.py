@@ -74,10 +74,11 @@ def test_another_clusters_nodes_are_not_ours():
 @pytest.mark.parametrize(
     ("why", "change", "said"),
     [
-        ("memory", {"text": CLUSTER.replace("512M", "768M")}, "memory changed"),
+        ("memory", {"text": CLUSTER.replace("512M", "768M")}, "memory.min, memory.max changed"),
         ("two at once", {"text": CLUSTER.replace("limit: 1}", "limit: 3}").replace("512M", "768M")},
-         "cpu limit, memory changed"),
-        ("bandwidth", {"text": CLUSTER.replace("20Mbit", "30Mbit")}, "network guarantee changed"),
+         "cpu.limit, memory.min, memory.max changed"),
+        ("bandwidth", {"text": CLUSTER.replace("20Mbit", "30Mbit")},
+         "network.in.guarantee, network.out.guarantee changed"),
         ("the image", {"image": replace(IMAGE, id="9e" * 32)}, "its image or its machine changed"),
         ("kernel parameters", {"image": replace(IMAGE, cmdline="quiet")}, "its image or its machine changed"),
         ("the accelerator", {"host": replace(LAB, accelerator="kvm")}, "its image or its machine changed"),

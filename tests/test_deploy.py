@@ -80,7 +80,7 @@ def bench(monkeypatch):
         def __exit__(self, *_):
             pass
 
-        def ensure(self, tap, shape):
+        def ensure(self, tap, *shape):
             found.note("shape", taps[tap], shape)
             changed, found.shapes[tap] = found.shapes.get(tap) != shape, shape
             return changed
@@ -136,7 +136,10 @@ def test_each_node_gets_its_own(bench):
         given = n.machine.guarantee
         assert ("make_disk", n.name, FOLDER, given.disk) in bench.done
         assert ("put_seed", n.name, b"iso of " + PLAN.seed(n.name)["meta-data"]) in bench.done
-        shape = Shape(given.network_guarantee, given.network_limit)
+        shape = (
+            Shape(given.in_guarantee, given.in_limit),
+            Shape(given.out_guarantee, given.out_limit),
+        )
         assert bench.shapes[n.machine.tap] == shape
         assert bench.domains[n.domain][0] == domain.xml(n.machine, n.context)
 

@@ -12,7 +12,7 @@ from lxml import etree
 from cluster import domain, network
 from cluster.domain import Machine
 from cluster.guarantee import Guarantee
-from tests.invented import GUARANTEE
+from tests.invented import GUARANTEE, promise
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 
@@ -90,8 +90,8 @@ def test_what_is_not_ours_has_no_mark(why, text):
     assert domain.mark(text) is None, why
 
 
-MEANT = {"role"}
-"""Fields that do not make another machine: who is what is said in the seed."""
+MEANT = {"role", "cgroup", "room"}
+"""Fields that do not make another machine: who is what is said in the seed, and how weights are counted."""
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,28 @@ def test_the_digest_changes_with_each_field(name):
     assert domain.digest(replace(MACHINE, **{name: other})) != domain.digest(MACHINE)
 
 
-@pytest.mark.parametrize("name", ["cpu_guarantee", "cpu_limit", "memory"])
-def test_the_digest_changes_with_what_the_xml_holds_of_the_guarantee(name):
-    given = replace(GUARANTEE, **{name: getattr(GUARANTEE, name) * 2})
-    assert domain.digest(replace(MACHINE, guarantee=given)) != domain.digest(MACHINE)
+def test_the_digest_is_not_of_the_guarantee_which_can_change_while_the_machine_lives():
+    for name in (f.name for f in fields(Guarantee)):
+        given = replace(GUARANTEE, **{name: 2 * getattr(GUARANTEE, name) + 1})
+        assert domain.digest(replace(MACHINE, guarantee=given)) == domain.digest(MACHINE)
+    assert domain.digest(replace(MACHINE, cgroup=2, room=99_000)) == domain.digest(MACHINE)
+
+
+def test_memory_and_disk_limits_are_in_the_xml(domain_schema):
+    given = promise(memory=512 << 20, memory_max=1 << 30, disk_throughput=20 << 20, disk_iops=500)
+    root = etree.fromstring(domain.xml(replace(MACHINE, guarantee=given), CONTEXT))
+    domain_schema.assertValid(root)
+    assert (root.findtext("memory"), root.findtext("currentMemory")) == ("1048576", "524288")
+    tuned = root.find("devices/disk/iotune")
+    assert {x.tag: x.text for x in tuned} == {
+        "total_bytes_sec": "20971520",
+        "total_iops_sec": "500",
+    }
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Guarantee)])
 def test_the_mark_changes_with_each_part_of_the_guarantee(name):
-    given = replace(GUARANTEE, **{name: getattr(GUARANTEE, name) * 2})
+    given = replace(GUARANTEE, **{name: 2 * getattr(GUARANTEE, name) + 1024})
     found = domain.mark(domain.xml(replace(MACHINE, guarantee=given), CONTEXT))
     assert found is not None and found.guarantee == given
 

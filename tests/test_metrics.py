@@ -45,7 +45,7 @@ def test_counters_and_promises_are_in_base_units():
     assert of("philoxenia_node_cpu_guarantee_cores", **HEAD) == MARK.guarantee.cpu_guarantee / 1000
     assert of("philoxenia_node_memory_bytes", **HEAD) == 512 << 20
     assert of("philoxenia_node_network_receive_bytes_total", **HEAD) == 1000
-    assert of("philoxenia_node_network_limit_bytes_per_second", **HEAD) == 12_500_000
+    assert of("philoxenia_node_network_receive_limit_bytes_per_second", **HEAD) == 12_500_000
     assert of("philoxenia_node_disk_read_bytes_total", **HEAD) == 3000
 
 

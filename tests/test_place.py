@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import NoRoom, explain
-from cluster.guarantee import Guarantee
 from cluster.place import Room, place
+from tests.invented import promise
 
 G = 1 << 30
 
 
+def room(host, cpu, memory, network):
+    return Room(host, cpu, memory, network, network)
+
+
 def need(cpu=500, memory=G, network=10**6):
-    return Guarantee(cpu, cpu, memory, network, network, G)
+    return promise(cpu, cpu, memory, network, network, G)
 
 
 guarantees = st.builds(
@@ -29,7 +35,7 @@ rooms = st.lists(
         st.integers(0, 8000), st.integers(0, 12).map(lambda n: n * G), st.integers(0, 40_000_000)
     ),
     max_size=4,
-).map(lambda rs: [Room(f"h{i}", *r) for i, r in enumerate(rs)])
+).map(lambda rs: [room(f"h{i}", *r) for i, r in enumerate(rs)])
 
 
 def outcome(wanted, hosts, pinned=None):
@@ -49,8 +55,9 @@ def test_never_overbooks(wanted, hosts):
     for room in hosts:
         here = [given_[n] for n, h in placed.items() if h == room.host]
         assert sum(g.cpu_guarantee for g in here) <= room.cpu
-        assert sum(g.memory for g in here) <= room.memory
-        assert sum(g.network_guarantee for g in here) <= room.network
+        assert sum(g.memory_min for g in here) <= room.memory
+        assert sum(g.in_guarantee for g in here) <= room.inward
+        assert sum(g.out_guarantee for g in here) <= room.outward
 
 
 @given(wanteds, rooms, st.randoms(use_true_random=False))
@@ -63,26 +70,26 @@ def test_the_order_of_the_arguments_does_not_matter(wanted, hosts, chance):
 
 @given(wanteds)
 def test_a_host_that_is_large_enough_is_never_refused(wanted):
-    whole = Room("h", sum(g.cpu_guarantee for _, g in wanted), sum(g.memory for _, g in wanted),
-                 sum(g.network_guarantee for _, g in wanted))  # fmt: skip
+    whole = room("h", sum(g.cpu_guarantee for _, g in wanted), sum(g.memory_min for _, g in wanted),
+                 sum(g.in_guarantee for _, g in wanted))  # fmt: skip
     assert place(wanted, [whole]) == {name: "h" for name, _ in wanted}
 
 
 def test_a_pinned_node_stays_where_it_runs_and_its_room_is_taken_first():
-    hosts = [Room("a", 1000, 4 * G, 10**9), Room("b", 1000, 4 * G, 10**9)]
+    hosts = [room("a", 1000, 4 * G, 10**9), room("b", 1000, 4 * G, 10**9)]
     wanted = [("big", need(memory=4 * G)), ("small", need(memory=G))]
     assert place(wanted, hosts, {"small": "a"}) == {"small": "a", "big": "b"}
 
 
 def test_equal_nodes_are_placed_in_the_order_of_their_numbers():
     wanted = [(f"w-{n}", need()) for n in (10, 9, 2)]
-    hosts = [Room("a", 1000, 9 * G, 10**9), Room("b", 500, 9 * G, 10**9)]
+    hosts = [room("a", 1000, 9 * G, 10**9), room("b", 500, 9 * G, 10**9)]
     assert place(wanted, hosts) == {"w-2": "a", "w-9": "a", "w-10": "b"}
 
 
 def test_a_node_pinned_to_a_host_that_is_gone_is_refused():
     with pytest.raises(NoRoom, match="no host for n"):
-        place([("n", need())], [Room("a", 9000, 9 * G, 10**9)], {"n": "gone"})
+        place([("n", need())], [room("a", 9000, 9 * G, 10**9)], {"n": "gone"})
 
 
 @pytest.mark.parametrize(
@@ -90,13 +97,13 @@ def test_a_node_pinned_to_a_host_that_is_gone_is_refused():
     [
         (
             "the most memory, then the most cores",
-            [Room("h1", 4000, 2 * G, 10**9), Room("h2", 100, 3 * G, 2 * 10**7)],
+            [room("h1", 4000, 2 * G, 10**9), room("h2", 100, 3 * G, 2 * 10**7)],
             "error: no host for n: needs 0.5 cores, 4G and 1Mbit\n"
             "  hint: roomiest is h2 with 0.1 cores, 3G and 20Mbit left",
         ),
         (
             "nothing left is said as nothing",
-            [Room("h1", 0, 0, 0)],
+            [room("h1", 0, 0, 0)],
             "error: no host for n: needs 0.5 cores, 4G and 1Mbit\n"
             "  hint: roomiest is h1 with 0 cores, 0B and 0bit left",
         ),
@@ -112,8 +119,10 @@ def test_the_roomiest_is_named(why, hosts, text):
 
 
 def test_what_lacks_is_found_in_each_resource():
-    room = Room("h", 1000, 2 * G, 10**7)
-    assert room.holds(need(1000, 2 * G, 10**7)), "all of it may be given"
-    assert not room.holds(need(cpu=1001, memory=G))
-    assert not room.holds(need(memory=3 * G))
-    assert not room.holds(need(network=10**7 + 1))
+    whole = room("h", 1000, 2 * G, 10**7)
+    assert whole.holds(need(1000, 2 * G, 10**7)), "all of it may be given"
+    assert not whole.holds(need(cpu=1001, memory=G))
+    assert not whole.holds(need(memory=3 * G))
+    for way in ("in_guarantee", "out_guarantee"):
+        assert not whole.holds(replace(need(), **{way: 10**7 + 1})), way
+    assert not whole.holds(need(network=10**7 + 1))

@@ -210,12 +210,12 @@ def test_bandwidth_of_a_xen_guest_is_set_once_and_read_back():
     dom0 = Dom0()
     queues, shape = tc.Tc(dom0), Shape(20_000_000, 100_000_000)
     assert queues.read("phx2") == (None, None)
-    assert queues.ensure("phx2", shape) is True
+    assert queues.ensure("phx2", shape, shape) is True
     assert queues.read("phx2") == (shape, Shape(100_000_000, 100_000_000))
     assert '/local/domain/0/backend/vif/4/0/rate = "625000,50000"' in dom0.store
-    assert queues.ensure("phx2", shape) is False
+    assert queues.ensure("phx2", shape, shape) is False
     lower = Shape(1_000_000, 50_000_000)
-    assert queues.ensure("phx2", lower) is True and queues.read("phx2")[0] == lower
+    assert queues.ensure("phx2", lower, lower) is True and queues.read("phx2")[0] == lower
     assert "qdisc replace dev phx2 root" not in dom0.batches[-1], (
         "under traffic a class is changed, no qdisc"
     )
@@ -223,4 +223,4 @@ def test_bandwidth_of_a_xen_guest_is_set_once_and_read_back():
 
 def test_a_guest_that_is_not_there_has_no_bandwidth():
     with pytest.raises(WorkFailed, match="there is no network device phx9"):
-        tc.Tc(Dom0()).ensure("phx9", Shape(1000, 2000))
+        tc.Tc(Dom0()).ensure("phx9", Shape(1000, 2000), Shape(1000, 2000))

@@ -59,7 +59,13 @@ def test_keys_are_as_they_are_written():
     assert kinds["Recipe", "size"]["anyOf"][0]["type"] == "string"
     kinds = {(m, k): v for m, k, v in properties(SCHEMAS["cluster"])}
     assert kinds["Cpu", "limit"]["type"] == "number"
-    assert (kinds["Role", "disk"]["type"], kinds["Role", "disk"]["default"]) == ("string", "4G")
+    disk = kinds["Role", "disk"]
+    assert disk["default"] == "4G"
+    assert [kind.get("type", kind.get("$ref")) for kind in disk["anyOf"]] == [
+        "string",
+        "#/$defs/Disk",
+    ]
+    assert "in" in SCHEMAS["cluster"]["$defs"]["Network"]["properties"]
 
 
 @pytest.mark.parametrize(("document", "path"), SHIPPED, ids=lambda x: getattr(x, "stem", x))

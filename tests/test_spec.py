@@ -47,9 +47,26 @@ def test_a_private_key_in_the_wrong_place_is_not_repeated(tmp_path):
 def test_units_become_whole_numbers(tmp_path):
     head = load(tmp_path, CLUSTER).roles["head"]
     assert (head.cpu.guarantee, head.cpu.limit) == (500, 1000)
-    assert head.memory == 512 << 20
-    assert (head.network.guarantee, head.network.limit) == (20_000_000, 100_000_000)
-    assert head.disk == 4 << 30
+    assert (head.memory.min, head.memory.max) == (512 << 20, 512 << 20)
+    for way in (head.network.inward, head.network.outward):
+        assert (way.guarantee, way.limit) == (20_000_000, 100_000_000)
+    assert (head.disk.size, head.disk.throughput, head.disk.iops) == (4 << 30, None, None)
+
+
+def test_the_long_forms(tmp_path):
+    text = CLUSTER.replace(
+        "memory: 512M", "memory: {min: 512M, max: 1G}\n    disk: {size: 8G, iops: 500}"
+    )
+    each = "network: {guarantee: 20Mbit, limit: 100Mbit}\n    ssh"
+    apart = "network: {in: {guarantee: 1Mbit, limit: 2Mbit}, out: {guarantee: 3kbit, limit: 4Gbit}}\n    ssh"
+    head = load(tmp_path, text.replace(each, apart)).roles["head"]
+    assert (head.memory.min, head.memory.max, head.disk.size, head.disk.iops) == (
+        512 << 20,
+        1 << 30,
+        8 << 30,
+        500,
+    )
+    assert (head.network.inward.limit, head.network.outward.guarantee) == (2_000_000, 3000)
 
 
 def test_names_in_the_order_of_the_file(tmp_path):

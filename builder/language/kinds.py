@@ -236,5 +236,6 @@ Owner = Annotated[str, AfterValidator(_owner), _text("[a-z_][a-z0-9_-]*(:[a-z_][
 Login = Annotated[str, AfterValidator(_login), _text("[a-z_][a-z0-9_-]{0,31}")]
 Comment = Annotated[str, AfterValidator(_comment), _text("[^:\\n]*")]
 Size = Annotated[int, BeforeValidator(units.size), _text(r"\s*[0-9]+\s*[KMGT]\s*")]
+Throughput = Annotated[int, BeforeValidator(units.throughput), _text(r"\s*[0-9]+\s*[KMGT]/s\s*")]
 Rate = Annotated[int, BeforeValidator(units.rate), _text(r"\s*[0-9]+\s*(kbit|Mbit|Gbit)\s*")]
 Seconds = Annotated[int, BeforeValidator(units.duration), _text(r"\s*[0-9]+\s*[smhd]\s*")]

@@ -168,14 +168,14 @@ def host_show(
         facts, seen = hypervisor.facts(), hypervisor.observe()
     finally:
         hypervisor.close()
-    room = Room(name, found.cpu, found.memory, found.network)
+    room = Room.of(found)
     for s in seen:
         room = room.less(s.mark.guarantee)
     if as_json:
         terminal.json({**asdict(found), "facts": asdict(facts), "left": asdict(room),
                        "domains": [s.name for s in seen]})  # fmt: skip
         return
-    whole = Room(name, found.cpu, found.memory, found.network)
+    whole = Room.of(found)
     terminal.say(
         f"{name}: {found.kind}, {facts.driver} {facts.version}, {found.uri}\n"
         f"accelerator  {found.accelerator or 'not probed yet (phx up does)'}\n"

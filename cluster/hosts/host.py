@@ -31,6 +31,7 @@ class Host:
     ssh       the ssh_config(5) by which OpenSSH reaches the host under its name; "" for this machine
     driver    of its libvirt
     cpus      the CPUs of the machine that a sandbox's guests run on, as in 0-1; "" for all
+    cgroup    version of its cgroups: CPU weights have another scale in each
     """
 
     name: str
@@ -48,6 +49,7 @@ class Host:
     ssh: str = ""
     driver: Literal["qemu", "xen"] = "qemu"
     cpus: str = ""
+    cgroup: Literal[1, 2] = 1
 
     def outside(self, inside: PurePosixPath) -> Path:
         """Our path of a file that the host's libvirt calls `inside`."""

@@ -305,7 +305,7 @@ class FakeHypervisor:
     def usage(self) -> tuple[Usage, ...]:
         found = []
         for s in (s for s in self.observe() if s.state in ("running", "paused")):
-            size = s.mark.guarantee.memory
+            size = s.mark.guarantee.memory_min
             plain = {"run": self.runs.get(s.name, 0), "cpu": 0, "memory": size, "memory_limit": size,
                      "received": 0, "sent": 0, "read": 0, "written": 0}  # fmt: skip
             told: Any = plain | self.counters.get(s.name, {})

@@ -20,8 +20,11 @@ from cluster.hosts.shaping import Shape
 class Queues(Protocol):
     """The queues of a host's network devices, in which bandwidth is held."""
 
-    def ensure(self, tap: str, shape: Shape) -> bool:
-        """Make both directions hold `shape`; whether anything had to change. WorkFailed if they cannot."""
+    def ensure(self, tap: str, inward: Shape, outward: Shape) -> bool:
+        """Hold what comes to the guest and what comes from it; whether anything had to change.
+
+        WorkFailed if they cannot be held.
+        """
         ...
 
     def read(self, tap: str) -> tuple[Shape | None, Shape | None]:

@@ -21,7 +21,7 @@ _ALL = 0x0003  # ETH_P_ALL
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """bit/s: what is always there, and what is never passed; the same in each direction."""
+    """bit/s of one direction: what is always there, and what is never passed."""
 
     guarantee: int
     limit: int
@@ -55,9 +55,9 @@ class Shaper:
         )
         return self._shape(tap), self._shape(ifb(tap)) if "ingress" in kinds else None
 
-    def ensure(self, tap: str, shape: Shape) -> bool:
-        """Make both directions hold `shape`; whether anything had to change."""
-        if self.read(tap) == (shape, shape):
+    def ensure(self, tap: str, inward: Shape, outward: Shape) -> bool:
+        """Hold what comes to the guest and what comes from it; whether anything had to change."""
+        if self.read(tap) == (inward, outward):
             return False
         netlink, error = self._netlink, self._error()
         try:
@@ -71,7 +71,7 @@ class Shaper:
             if inner is None:
                 raise WorkFailed(f"the device {side} was made and is not there")
             netlink.link("set", index=inner, state="up")
-            for index in (outer, inner):
+            for index, shape in ((outer, inward), (inner, outward)):
                 # Replaced, not added: libvirt leaves `noqueue` on the tap. An htb of ours stays: a qdisc
                 # with classes cannot be replaced by itself, and its classes can be changed under traffic.
                 if not self._rooted(index):
@@ -94,9 +94,9 @@ class Shaper:
             )  # fmt: skip
         except error as cause:
             raise WorkFailed(f"bandwidth of {tap} cannot be set") from cause
-        if self.read(tap) != (shape, shape):
+        if (now := self.read(tap)) != (inward, outward):
             raise WorkFailed(
-                f"bandwidth of {tap} was set to {shape} but reads back as {self.read(tap)}"
+                f"bandwidth of {tap} was set to {(inward, outward)} but reads back as {now}"
             )
         return True
 

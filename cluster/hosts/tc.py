@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from builder.errors import WorkFailed
+from cluster.guarantee import vif_bits, vif_rate
 from cluster.hosts.shaping import LIMIT_PACKETS, Shape
 from cluster.network import ifb
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from cluster.hosts.host import Host
 
 QUICK = 60.0
-INTERVAL = 50_000
-"""Microseconds in which the back end gives its credit anew: libvirt's own choice (libxl_conf.c, libxlMakeNic)."""
 
 
 class Runs(Protocol):
@@ -59,25 +58,23 @@ class Tc:
         rate = found.rate if found else None
         return inward, None if rate is None else Shape(rate, rate)
 
-    def ensure(self, tap: str, shape: Shape) -> bool:
-        held = read_rate(store_rate(shape.limit))
-        outward = Shape(held, held) if self._xen else shape
-        if self.read(tap) == (shape, outward):
+    def ensure(self, tap: str, inward: Shape, outward: Shape) -> bool:
+        held = vif_bits(vif_rate(outward.limit))
+        wanted = (inward, Shape(held, held) if self._xen else outward)
+        if self.read(tap) == wanted:
             return False
-        self._root(tap, shape)
+        self._root(tap, inward)
         if self._xen:
             found = self._device(tap)
             if found is None:
                 raise WorkFailed(f"there is no network device {tap}", "is its guest running?")
             self._reach.run(
-                ["xenstore-write", f"{found.folder}/rate", store_rate(shape.limit)], timeout=QUICK
+                ["xenstore-write", f"{found.folder}/rate", vif_rate(outward.limit)], timeout=QUICK
             )
         else:
-            self._from_guest(tap, shape)
-        if self.read(tap) != (shape, outward):
-            raise WorkFailed(
-                f"bandwidth of {tap} was set to {shape} but reads back as {self.read(tap)}"
-            )
+            self._from_guest(tap, outward)
+        if (now := self.read(tap)) != wanted:
+            raise WorkFailed(f"bandwidth of {tap} was set to {wanted} but reads back as {now}")
         return True
 
     def remove(self, tap: str) -> None:
@@ -142,25 +139,6 @@ def devices(text: str) -> dict[str, Device]:
         if equals and key in ("vifname", "rate"):
             told.setdefault(folder, {})[key] = value.strip().strip('"')
     return {
-        keys["vifname"]: Device(folder, read_rate(keys["rate"]) if "rate" in keys else None)
+        keys["vifname"]: Device(folder, vif_bits(keys["rate"]) if "rate" in keys else None)
         for folder, keys in told.items() if "vifname" in keys
     }  # fmt: skip
-
-
-def store_rate(bits: int) -> str:
-    """XenStore's form of a rate in bit/s: bytes, microseconds. Rounded down: a limit is never passed.
-
-    >>> store_rate(8_192_000)
-    '51200,50000'
-    """
-    return f"{max(1, bits * INTERVAL // 8_000_000)},{INTERVAL}"
-
-
-def read_rate(text: str) -> int:
-    """bit/s of XenStore's form.
-
-    >>> read_rate("51200,50000")
-    8192000
-    """
-    size, _, interval = text.partition(",")
-    return int(size) * 8_000_000 // int(interval)

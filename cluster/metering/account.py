@@ -79,7 +79,8 @@ class Account:
 def hold(cluster: str, owner: str, node: str, given: Guarantee, at: datetime.datetime) -> Holding:
     """What a node with that guarantee holds from then on."""
     return Holding(
-        at, cluster, owner, node, given.cpu_guarantee, given.memory, given.network_guarantee, given.disk
+        at, cluster, owner, node, given.cpu_guarantee, given.memory_min,
+        max(given.in_guarantee, given.out_guarantee), given.disk,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Samples and accounts as metrics for Prometheus. Names carry base units: seconds, bytes, cores.
 
 Rates stay Prometheus' work: what grows is a counter here, and bandwidths are in bytes per second, so that a rate of
-philoxenia_node_network_receive_bytes_total can be held against philoxenia_node_network_limit_bytes_per_second.
+philoxenia_node_network_receive_bytes_total can be held against philoxenia_node_network_receive_limit_bytes_per_second.
 """
 
 from __future__ import annotations
@@ -42,10 +42,14 @@ NODE: tuple[Kind, ...] = (
     Kind("memory_limit_bytes", "Memory that the guest can have", lambda u: u.memory_limit),
     Kind("network_receive_bytes", "Received by the guest", lambda u: u.received, True),
     Kind("network_transmit_bytes", "Sent by the guest", lambda u: u.sent, True),
-    Kind("network_guarantee_bytes_per_second", "Bandwidth that is promised, each way",
-         lambda u: u.mark.guarantee.network_guarantee / 8),
-    Kind("network_limit_bytes_per_second", "Bandwidth that is never passed, each way",
-         lambda u: u.mark.guarantee.network_limit / 8),
+    Kind("network_receive_guarantee_bytes_per_second", "Bandwidth to the guest that is promised",
+         lambda u: u.mark.guarantee.in_guarantee / 8),
+    Kind("network_receive_limit_bytes_per_second", "Bandwidth to the guest that is never passed",
+         lambda u: u.mark.guarantee.in_limit / 8),
+    Kind("network_transmit_guarantee_bytes_per_second", "Bandwidth from the guest that is promised",
+         lambda u: u.mark.guarantee.out_guarantee / 8),
+    Kind("network_transmit_limit_bytes_per_second", "Bandwidth from the guest that is never passed",
+         lambda u: u.mark.guarantee.out_limit / 8),
     Kind("disk_read_bytes", "Read from its disks", lambda u: u.read, True),
     Kind("disk_written_bytes", "Written to its disks", lambda u: u.written, True),
 )  # fmt: skip

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from builder.units import show_rate, show_size
+from builder.units import show_size
+from cluster.guarantee import show_rates
 from cluster.metering.account import Account
 from cluster.metering.usage import Use
 
@@ -48,8 +49,10 @@ def use_data(use: Use, at: datetime.datetime) -> dict[str, Any]:
         "cpu_guarantee_cores": g.cpu_guarantee / 1000, "cpu_limit_cores": g.cpu_limit / 1000,
         "memory_bytes": use.memory, "memory_limit_bytes": use.memory_limit,
         "received_bits_per_second": _whole(use.received), "sent_bits_per_second": _whole(use.sent),
-        "network_guarantee_bits_per_second": g.network_guarantee,
-        "network_limit_bits_per_second": g.network_limit,
+        "receive_guarantee_bits_per_second": g.in_guarantee,
+        "receive_limit_bits_per_second": g.in_limit,
+        "send_guarantee_bits_per_second": g.out_guarantee,
+        "send_limit_bits_per_second": g.out_limit,
         "read_bytes_per_second": _whole(use.read), "written_bytes_per_second": _whole(use.written),
         "starved": use.starved,
     }  # fmt: skip
@@ -62,7 +65,7 @@ def use_cells(use: Use) -> tuple[str, ...]:
         use.node, use.role, f"{use.cpu:.2f}", f"{g.cpu_guarantee / 1000:g}..{g.cpu_limit / 1000:g}",
         f"{show_size(use.memory)}/{show_size(use.memory_limit)}",
         _bits(use.received), _bits(use.sent),
-        f"{show_rate(g.network_guarantee)}..{show_rate(g.network_limit)}",
+        show_rates(g),
         _bytes(use.read), _bytes(use.written), "STARVED" if use.starved else "",
     )  # fmt: skip
 

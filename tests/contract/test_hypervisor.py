@@ -167,7 +167,7 @@ def test_only_what_runs_has_counters_and_they_only_grow(bench):
     for then, now in zip(before, after, strict=True):
         given = then.mark.guarantee
         assert (then.mark.cluster, f"demo.{then.mark.node}") == ("demo", then.name)
-        assert then.run == now.run and then.memory == then.memory_limit == given.memory
+        assert then.run == now.run and then.memory == then.memory_limit == given.memory_min
         for counter in ("cpu", "received", "sent", "read", "written"):
             assert 0 <= getattr(then, counter) <= getattr(now, counter), counter
 

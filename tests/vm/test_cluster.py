@@ -234,10 +234,10 @@ def test_a_change_is_shown_and_not_done_by_surprise(ready: Phx, file: Path, tmp_
     changed.write_text(file.read_text().replace("memory: 256M", "memory: 300M"))
     plan = ready.run("plan", changed).stdout
     assert plan.count("REPLACE") == 2
-    assert "memory changed; its disk goes" in plan
+    assert "memory.min, memory.max changed; its disk goes" in plan
     refused = ready.run("up", changed, status=2)
     assert (
-        "2 running nodes would lose their disks: worker-1 (memory changed), worker-2"
+        "2 running nodes would lose their disks: worker-1 (memory.min, memory.max changed), worker-2"
         in refused.stderr
     )
     assert ready.nodes()["worker-1"]["memory"] == "256M"
