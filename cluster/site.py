@@ -12,7 +12,7 @@ from pathlib import Path
 from builder.errors import EnvironmentLacks, InputError, Problem, close
 from builder.images.catalog import Catalog
 from builder.plan import Report
-from cluster.hosts import sandbox
+from cluster.hosts import sandbox, xenhost
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Hypervisor, Libvirt
 from cluster.hosts.local import Here
@@ -55,6 +55,8 @@ class Site:
     def connect(self, host: Host) -> Hypervisor:
         """EnvironmentLacks, saying how to start it, if the host does not answer."""
         if host.kind == "sandbox" and not sandbox.alive(host):
+            raise EnvironmentLacks(f"host '{host.name}' does not run", f"phx host up {host.name}")
+        if host.kind == "xen" and not xenhost.alive(Path(host.folder)):
             raise EnvironmentLacks(f"host '{host.name}' does not run", f"phx host up {host.name}")
         return Libvirt(host.uri)
 

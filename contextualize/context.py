@@ -105,7 +105,7 @@ def ssh_config(cluster: str, nodes: Sequence[tuple[str, str]], folder: Path, pro
     folder  where known_hosts and operator_key lie
     proxy   the ProxyCommand that reaches the nodes, or "" when their network is ours
     """
-    key, known = (_word(folder / name) for name in ("operator_key", "known_hosts"))
+    key, known = (word(folder / name) for name in ("operator_key", "known_hosts"))
     lines = []
     for name, address in nodes:
         lines += [
@@ -127,7 +127,7 @@ def relay(enter: str) -> str:
     return f"{enter} bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3; kill $!'"
 
 
-def _word(path: Path) -> str:
+def word(path: Path) -> str:
     """The path as ssh_config(5) reads it: % begins a token there, and blanks end a word outside of quotes."""
     text = str(path).replace("%", "%%")
     if not set(text) & set(" \t'\"\\"):

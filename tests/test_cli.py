@@ -280,7 +280,7 @@ def test_a_host_of_libvirts_own_is_shown_and_forgotten(phx, home):
     )
     site.ledger.close()
     status, out, err = phx("host", "show", "far")
-    assert (status, err) == (0, "") and out.startswith("far: libvirt, TEST ")
+    assert (status, err) == (0, "") and out.startswith("far: libvirt, test ")
     assert "left         3.6 cores, 7G and 1Gbit\ndomains      0\n" in out
     assert phx("host", "down", "far") == (0, "host 'far' is gone\n", "")
     assert phx("host", "show", "far")[0] == 2

@@ -1,14 +1,15 @@
-"""`phx host`: sandbox hosts started and stopped, others registered, all of them described."""
+"""`phx host`: hosts started and stopped, others registered, all of them described."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from builder.cli import Json
-from builder.terminal import Terminal, home, user
+from builder.terminal import Terminal, home, library, user
 
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
 
@@ -26,7 +27,10 @@ def here(*, starts: bool = False) -> Any:
 
 @host.command("up")
 def host_up(
-    name: Annotated[str, typer.Argument(help="The sandbox host's name.")] = "local",
+    name: Annotated[str, typer.Argument(help="The host's name.")] = "local",
+    xen: Annotated[
+        bool, typer.Option("--xen", help="An emulated Xen host: the appliance xen-host in QEMU.")
+    ] = False,
     network: Annotated[
         str | None, typer.Option(help="Bandwidth its private networks may promise, 1Gbit at first.")
     ] = None,
@@ -34,12 +38,43 @@ def host_up(
         str | None,
         typer.Option(help="The machine's CPUs that its guests run on, as in 0-1; else all."),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Of a Xen host, dom0's 1G included; 4G at first."),
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="Of a Xen host; at first as many as this machine has.")
+    ] = None,
+    disk: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Of a Xen host, for its guests; 20G at first."),
+    ] = None,
 ) -> None:
-    """Start a sandbox host: a libvirtd of our own in namespaces of its own."""
+    """Start a sandbox host: a libvirtd of our own in namespaces of its own. With --xen, a Xen host in QEMU."""
+    from builder.errors import InputError, Problem
+
     _host_name(name)
-    bandwidth = _bandwidth(network)
-    started = here(starts=True).start_host(name, bandwidth, cpus)
-    Terminal().say(f"host '{name}' runs: {started.uri}")
+    bandwidth, terminal = _bandwidth(network), Terminal()
+    room = {
+        "--memory": _size("--memory", memory),
+        "--cores": cores,
+        "--disk": _size("--disk", disk),
+    }
+    site = here(starts=not xen)
+    known = {h.name: h.kind for h in site.ledger.hosts()}
+    if xen or known.get(name) == "xen":
+        from cluster.hosts import registry, xenhost
+
+        if cpus is not None:
+            what = "a Xen host runs on all CPUs of this machine"
+            raise InputError(Problem("--cpus", what, "--cores says how many it shows"))
+        image = xenhost.appliance(site.home, library(), site.catalog, terminal.report)
+        started = registry.start_xen(site, name, image, bandwidth, terminal.report, *room.values())
+    elif given := [option for option, value in room.items() if value is not None]:
+        raise InputError(Problem(given[0], "a sandbox has what this machine has", "add --xen"))
+    else:
+        started = site.start_host(name, bandwidth, cpus)
+    terminal.say(f"host '{name}' runs: {started.uri}")
 
 
 def _host_name(name: str) -> None:
@@ -63,6 +98,16 @@ def _bandwidth(text: str | None) -> int | None:
         raise InputError(Problem("--network", *str(cause).split("; "))) from None
 
 
+def _size(option: str, text: str | None) -> int | None:
+    from builder import units
+    from builder.errors import InputError, Problem
+
+    try:
+        return units.size(text) if text else None
+    except ValueError as cause:
+        raise InputError(Problem(option, *str(cause).split("; "))) from None
+
+
 @host.command("down")
 def host_down(
     name: Annotated[str, typer.Argument(help="The host's name.")] = "local",
@@ -70,9 +115,9 @@ def host_down(
         bool, typer.Option("--force", help="Even with clusters on it; they are lost.")
     ] = False,
 ) -> None:
-    """Stop a sandbox host and remove it; forget a host that was added."""
+    """Stop a host that was started and remove it; forget one that was added."""
     from builder.errors import InputError, Problem
-    from cluster.hosts import sandbox
+    from cluster.hosts import registry
     from cluster.site import forget
 
     site = here()
@@ -83,56 +128,43 @@ def host_down(
             Problem("", f"host '{name}' has clusters: {', '.join(there)}",
                     f"phx down {there[0]} first, or --force to lose them")
         )  # fmt: skip
-    if found.kind == "sandbox":
-        sandbox.down(found)
     for cluster in there:
         forget(site, cluster)
-    site.ledger.drop_host(name)
+    registry.end(site, found)
     Terminal().say(f"host '{name}' is gone")
 
 
 @host.command("add")
 def host_add(
     name: Annotated[str, typer.Argument(help="What to call it.")],
-    uri: Annotated[str, typer.Argument(help="libvirt's address of it, as in qemu:///system.")],
+    uri: Annotated[
+        str,
+        typer.Argument(help="libvirt's address: qemu:///system, xen+ssh://root@machine/system."),
+    ],
     network: Annotated[
         str, typer.Option(help="Bandwidth its private networks may promise.")
     ] = "1Gbit",
+    ssh_config: Annotated[
+        Path | None, typer.Option(help="The ssh_config that knows the way; else your own.")
+    ] = None,
 ) -> None:
-    """Register a libvirt that is there already, on this machine."""
-    from builder.errors import InputError, Problem
-    from cluster.hosts.host import Host
-    from cluster.hosts.hypervisor import Libvirt
+    """Register a libvirt that is there already: on this machine, or on another one by SSH."""
+    from cluster.hosts import registry
     from cluster.site import DEFAULT_NETWORK
 
     _host_name(name)
-    if not uri.startswith(("qemu:///system", "qemu+unix:///system")):
-        what = f"{uri} is not a QEMU host on this machine"
-        raise InputError(Problem("", what, "hosts over SSH and Xen hosts are not supported yet"))
-    site = here()
-    if name in {h.name for h in site.ledger.hosts()}:
-        raise InputError(
-            Problem("", f"there is a host '{name}' already", f"phx host down {name} first")
-        )
-    hypervisor = Libvirt(uri)
-    try:
-        facts = hypervisor.facts()
-    finally:
-        hypervisor.close()
-    memory = max(0, facts.memory - (1 << 30))
     bandwidth = _bandwidth(network) or DEFAULT_NETWORK
-    cores, catalog = facts.cores * 900, str(site.catalog.root)
-    site.ledger.put_host(
-        Host(name, "libvirt", uri, "", "", "", cores, memory, bandwidth, catalog=catalog)
-    )
-    Terminal().say(f"host '{name}' added: {facts.driver} {facts.version}, {facts.cores} cores")
+    found, told = registry.add(here(), name, uri, ssh_config, bandwidth)
+    Terminal().say(f"host '{name}' added: {told.named}, {found.cpu / 1000:g} cores for guests")
 
 
 @host.command("ls")
 def host_ls(as_json: Json = False) -> None:
     """List the hosts, and whether they answer."""
+    from cluster.hosts.registry import answers
+
     terminal = Terminal()
-    rows = [(h, _answers(h)) for h in here().ledger.hosts()]
+    rows = [(h, answers(h)) for h in here().ledger.hosts()]
     if as_json:
         terminal.json([{**asdict(h), "answers": ok} for h, ok in rows])
     else:
@@ -140,45 +172,41 @@ def host_ls(as_json: Json = False) -> None:
                        [(h.name, h.kind, "yes" if ok else "no", h.uri) for h, ok in rows])  # fmt: skip
 
 
-def _answers(found: Any) -> bool:
-    from builder.errors import PhiloxeniaError
-    from cluster.hosts import sandbox
-    from cluster.hosts.hypervisor import Libvirt
-
-    if found.kind == "sandbox":
-        return sandbox.alive(found)
-    try:
-        Libvirt(found.uri).close()
-    except PhiloxeniaError:
-        return False
-    return True
-
-
 @host.command("show")
 def host_show(
     name: Annotated[str, typer.Argument(help="The host's name.")] = "local", as_json: Json = False
 ) -> None:
     """Describe one host: what it is, what it can promise, what is promised."""
+    from builder.units import show_size
+    from cluster.hosts.facts import with_kernel
     from cluster.place import Room
 
     terminal, site = Terminal(), here()
     found = site.ledger.host(name)
-    hypervisor = site.connect(found)
+    hypervisor, reach = site.connect(found), site.reach(found)
     try:
-        facts, seen = hypervisor.facts(), hypervisor.observe()
+        facts, seen = with_kernel(hypervisor.facts(), reach), hypervisor.observe()
     finally:
         hypervisor.close()
-    room = Room.of(found)
+        reach.close()
+    whole = room = Room.of(found)
     for s in seen:
         room = room.less(s.mark.guarantee)
     if as_json:
         terminal.json({**asdict(found), "facts": asdict(facts), "left": asdict(room),
                        "domains": [s.name for s in seen]})  # fmt: skip
         return
-    whole = Room.of(found)
-    terminal.say(
-        f"{name}: {found.kind}, {facts.driver} {facts.version}, {found.uri}\n"
-        f"accelerator  {found.accelerator or 'not probed yet (phx up does)'}\n"
-        f"promises     {str(whole).removesuffix(' left')}\nleft         {str(room).removesuffix(' left')}\n"
-        f"domains      {len(seen)}"
-    )
+    own = f", of which dom0 has {facts.own / 1000:g}" if facts.own else ""
+    rows = [
+        ("kernel", facts.kernel),
+        ("guests", ", ".join(facts.modes)),
+        ("accelerator", found.accelerator or "not probed yet (phx up does)"),
+        ("scheduler", facts.scheduler),
+        ("has", f"{facts.cores} cores{own}, {show_size(facts.memory)}, {show_size(facts.free)} of it free"),
+        ("promises", str(whole).removesuffix(" left")),
+        ("left", str(room).removesuffix(" left")),
+        ("domains", str(len(seen))),
+        *(("limit", text) for text in facts.limits),
+    ]  # fmt: skip
+    terminal.say(f"{name}: {found.kind}, {facts.named}, {found.uri}")
+    terminal.say("\n".join(f"{word:<12} {text}" for word, text in rows))

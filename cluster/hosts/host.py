@@ -10,7 +10,8 @@ from typing import Literal
 
 from contextualize.context import relay
 
-Kind = Literal["sandbox", "libvirt"]
+Kind = Literal["sandbox", "xen", "libvirt"]
+"""A libvirtd of our own in namespaces, a Xen of our own under QEMU, or a libvirt that was there before us."""
 STATE = PurePosixPath("/var/lib/libvirt/philoxenia")
 RUN = PurePosixPath("/run/libvirt/philoxenia")
 LOGS = PurePosixPath("/var/log/libvirt/philoxenia")
@@ -23,8 +24,8 @@ QEMU_UID = 64055
 class Host:
     """name      unique on this machine
     uri       libvirt's address of it
-    folder    a sandbox's own folder; "" for a libvirt that was there before us
-    run       where the sandbox's sockets are: short, since a socket's path has 107 bytes
+    folder    its own folder here; "" for a libvirt of this machine that was there before us
+    run       where its sockets are: short, since a socket's path has 107 bytes
     netns     name of the network namespace that it lives in; "" for ours
     cpu, memory, network  what it has (thousandths of a core, bytes, bit/s), less what it keeps for itself
     accelerator  kvm or qemu; "" until a boot probe has decided

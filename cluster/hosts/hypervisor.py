@@ -15,21 +15,11 @@ from builder.errors import EnvironmentLacks, WorkFailed
 from cluster import domain as domains
 from cluster import network as networks
 from cluster.domain import Mark, mark
+from cluster.hosts.facts import HostFacts, facts_of
 from cluster.metering.usage import Usage, added
 from cluster.network import NAMESPACE
 
 State = Literal["running", "paused", "off", "crashed"]
-
-
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """What a hypervisor says of its machine. `cores` whole, `memory` bytes."""
-
-    driver: str
-    version: str
-    cores: int
-    memory: int
-    types: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +103,7 @@ class Libvirt:
 
     def facts(self) -> HostFacts:
         with self._door("the host does not tell its facts"):
-            info = self._connection.getInfo()
-            number = self._connection.getVersion()
-            capabilities = ElementTree.fromstring(self._connection.getCapabilities())
-            types = {d.get("type", "") for d in capabilities.iter("domain")}
-            version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
-            return HostFacts(
-                self._connection.getType(), version, info[2], info[1] << 20, tuple(sorted(types))
-            )
+            return facts_of(self._connection)
 
     def observe(self) -> tuple[Seen, ...]:
         lib = self._libvirt

@@ -98,7 +98,7 @@ def states(port):
 def test_facts(bench):
     facts = bench.port.facts()
     assert facts.cores >= 1 and facts.memory >= 1 << 30
-    assert facts.driver and facts.version.count(".") == 2 and facts.types
+    assert facts.hypervisor and facts.version.count(".") == 2 and facts.types
 
 
 def test_nothing_is_ours_at_first(bench):
