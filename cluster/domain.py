@@ -1,4 +1,4 @@
-"""One node of a plan turned into libvirt's domain XML for QEMU, with our mark in its metadata.
+"""One node of a plan turned into libvirt's domain XML with our mark in its metadata: QEMU's here, Xen's in `xen`.
 
 The mark says which cluster and node it is, what it was promised, and the digest of what it was made from. libvirt
 gives back other XML than it was given, so two domains are compared by that digest and never by their XML.
@@ -10,10 +10,12 @@ import hashlib
 from dataclasses import asdict, dataclass, fields, replace
 from xml.etree import ElementTree
 
-from cluster.guarantee import Cgroup, Guarantee, cpu_tune
+from cluster import xen
+from cluster.elements import add
+from cluster.guarantee import Cgroup, Guarantee, cpu_tune, xen_cpu
 from cluster.network import NAMESPACE
 
-CHANNEL = "org.philoxenia.context"
+CHANNEL = xen.CHANNEL
 _ANY = Guarantee(1, 1, 1024, 1024, 1, 1, 1, 1, 1)
 
 
@@ -45,6 +47,8 @@ class Machine:
     cgroup: Cgroup = 1
     room: int = 0
     """What the host promises in all, thousandths of a core: see `cpu_tune`."""
+    virtualization: str = ""
+    """pv, pvh or hvm on Xen; empty on QEMU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +116,9 @@ def _told(given: Guarantee) -> dict[str, str]:
 
 
 def _domain(m: Machine) -> ElementTree.Element:
+    if m.virtualization:
+        return xen.element(m, name(m.cluster, m.node), xen_cpu(m.guarantee).weight)
     root = ElementTree.Element("domain", {"type": m.accelerator})
-
-    def add(
-        parent: ElementTree.Element, tag: str, text: str = "", **attributes: str
-    ) -> ElementTree.Element:
-        child = ElementTree.SubElement(parent, tag, attributes)
-        if text:
-            child.text = text
-        return child
-
     add(root, "name", name(m.cluster, m.node))
     add(root, "memory", str(m.guarantee.memory_max // 1024), unit="KiB")
     add(root, "currentMemory", str(m.guarantee.memory_min // 1024), unit="KiB")

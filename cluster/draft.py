@@ -20,7 +20,7 @@ from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Seen
 from cluster.ledger import ClusterRow
 from cluster.place import Room, place
-from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee
+from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee, virtualization
 from cluster.site import DEFAULT_HOST, DEFAULT_NETWORK, Site
 from cluster.spec import ClusterSpec
 from contextualize import context as contexts
@@ -74,7 +74,7 @@ def draft(
     declared = _declared(spec, document, images)
     known = {c.name: c for c in site.ledger.clusters()}
     row = known.get(spec.cluster)
-    hosts = _candidates(site, spec, document, host_name, row)
+    hosts = _able(spec, document, images, _candidates(site, spec, document, host_name, row))
     used = [ipaddress.IPv4Network(c.network) for c in known.values() if c.name != spec.cluster]
     net = (
         ipaddress.IPv4Network(row.network)
@@ -204,6 +204,32 @@ def _demand_guard(site: Site, host: Host) -> None:
         guarding.demand(reach)
     finally:
         reach.close()
+
+
+def _able(
+    spec: ClusterSpec, document: Document, images: Mapping[str, Manifest], hosts: list[Host]
+) -> list[Host]:
+    """Those that can run every role. InputError with what is wrong with the first if none can."""
+    found: dict[str, list[Problem]] = {}
+    for host in hosts:
+        problems = found.setdefault(host.name, [])
+        for name, role in spec.roles.items():
+            try:
+                virtualization(role, host, images[role.image])
+            except ValueError as cause:
+                place = ("roles", name, "virtualization")
+                problems.append(document.problem(place, *str(cause).split("; ")))
+            if role.channel == "https" and host.ssh:
+                what = (
+                    f"host '{host.name}' is another machine: its nodes' HTTPS does not come in here"
+                )
+                problems.append(
+                    document.problem(("roles", name, "channel"), what, "write channel: virtio")
+                )
+    able = [h for h in hosts if not found[h.name]]
+    if not able:
+        raise InputError(by_line(found[hosts[0].name]))
+    return able
 
 
 def _seen(site: Site, host: Host) -> tuple[Seen, ...]:

@@ -206,7 +206,7 @@ class Ledger:
     def hosts(self) -> list[Host]:
         with self._sql() as sql:
             rows = sql.execute(select(_hosts.c.told).order_by(_hosts.c.name)).scalars()
-            return [Host(**json.loads(told)) for told in rows]
+            return [_host(json.loads(told)) for told in rows]
 
     def host(self, name: str) -> Host:
         """InputError naming the hosts that there are."""
@@ -325,6 +325,11 @@ class Ledger:
         with self._sql() as sql:
             wanted = select(_events).where(_events.c.cluster == cluster, _events.c.number > after)
             return [Event(**r) for r in sql.execute(wanted.order_by(_events.c.number)).mappings()]
+
+
+def _host(told: dict[str, Any]) -> Host:
+    told["offers"] = tuple(told.get("offers", ()))
+    return Host(**told)
 
 
 def _fields(row: ClusterRow) -> dict[str, Any]:

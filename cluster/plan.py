@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -151,6 +151,39 @@ def guarantee(role: Role) -> Guarantee:
     )  # fmt: skip
 
 
+def virtualization(role: Role, host: Host, image: Manifest) -> str:
+    """What the role's nodes are: pv, pvh or hvm on a Xen host, "" on QEMU. ValueError "what; what to do" if none.
+
+    auto  PV where Xen itself is emulated: its guests need no second level of emulation; else PVH, which has hardware's
+    """
+    wanted = role.virtualization
+    if host.driver != "xen":
+        if wanted != "auto":
+            raise ValueError(
+                f"host '{host.name}' is no Xen host; write auto, or choose another host"
+            )
+        return ""
+    order = ("pv", "pvh", "hvm") if host.accelerator == "qemu" else ("pvh", "pv", "hvm")
+    able = [v for v in order if v in image.virtualization]
+    if wanted == "auto":
+        both = [v for v in able if v in host.offers]
+        if both:
+            return both[0]
+        what = f"host '{host.name}' offers {_listed(host.offers)}, image {image.short} can be {_listed(able)}"
+        raise ValueError(f"{what}; choose another image or host")
+    if wanted not in host.offers:
+        what = f"host '{host.name}' has no {wanted} guests"
+        raise ValueError(f"{what}; it offers {_listed(host.offers)}")
+    if wanted not in able:
+        what = f"image {image.short} cannot be a {wanted} guest"
+        raise ValueError(f"{what}; its kernel can be {_listed(able)}")
+    return wanted
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing of that kind"
+
+
 def draw(
     spec: ClusterSpec,
     host: Host,
@@ -208,13 +241,13 @@ def draw(
             channel=str(store.channel(spec.cluster, node)) if role.channel == "virtio" else "",
             log=str(store.log(spec.cluster, node)),
             accelerator=host.accelerator or "qemu", partition=host.partition,
-            cgroup=host.cgroup, room=host.cpu,
+            cgroup=host.cgroup, room=host.cpu, virtualization=virtualization(role, host, image),
         )  # fmt: skip
         told = json.dumps(documents.identity(node), sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()
         guarded = role.source == "own"
         nodes.append(NodePlan(machine, str(addresses[node]), identities[node], digest, guarded))
-    walled = host.kind == "sandbox"
+    walled = host.kind in ("sandbox", "xen")
     xml = network.xml(spec.cluster, net, walled=walled)
     return ClusterPlan(spec.cluster, host.name, net, xml, tuple(nodes), documents)
 

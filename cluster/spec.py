@@ -259,6 +259,9 @@ class Role(Written):
     ssh_to: Many[Name] = Field(
         (), description="roles whose nodes this role's root may enter by SSH"
     )
+    virtualization: Literal["auto", "pv", "pvh", "hvm"] = Field(
+        "auto", description="what its nodes are on a Xen host; auto chooses what host and image can"
+    )
     channel: Literal["virtio", "https"] = Field(
         "virtio",
         description="how its agents are reached: a device, or HTTPS on the private network",

@@ -43,10 +43,12 @@ import queue
 import select
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing costs 50 ms of an emulated boot
@@ -439,10 +441,12 @@ def run_hook(argv: list[str], env: dict[str, str], limit: float) -> tuple[int | 
 
 
 class Port:
-    """The guest's end of a virtio-serial channel."""
+    """The guest's end of a virtio-serial channel, or of Xen's: that one is a terminal, whose manners are taken off."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        if os.isatty(fd):
+            tty.setraw(fd)
 
     def fileno(self) -> int:
         return self.fd
@@ -598,7 +602,7 @@ class Channel(threading.Thread):
         if self.https is not None:
             return Secure(self.node, self.token, self.https)
         path = self.path or find_port()
-        return Port(os.open(path, os.O_RDWR | os.O_NONBLOCK)) if path else None
+        return Port(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)) if path else None
 
     def converse(self, port: Port | Secure) -> None:
         """Until the port fails. `sent` is None while nobody has asked."""
@@ -728,25 +732,55 @@ def whole(document: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
 def send(port: Port | Secure, line: bytes, patience: float = 5.0) -> bool:
     """Write one line; False when the other side does not take it in `patience` seconds."""
     rest, deadline = line, time.monotonic() + patience
+    room = select.poll()
+    room.register(port.fileno(), select.POLLOUT)
     while rest:
         try:
             rest = rest[port.write(rest) :]
+            continue
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
+        # A terminal takes 256 bytes at a time, and soon has room again; an end without another never has.
+        if any(e & (select.POLLHUP | select.POLLERR) for _, e in room.poll(POLL * 1000)):
             time.sleep(POLL)
     return True
 
 
 def find_port() -> str | None:
-    """The device of our virtio-serial port; None before its driver has it."""
+    """The device of our virtio-serial port, or of our Xen console; None before its driver has it."""
     base = "/sys/class/virtio-ports"
     with contextlib.suppress(OSError):
         for name in os.listdir(base):
             with open(os.path.join(base, name, "name")) as file:
                 if file.read().strip() == PORT:
                     return os.path.join("/dev", name)
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/sys/bus/xen/devices"):
+            kind, _, number = name.partition("-")
+            if kind == "console" and xenstore(f"device/console/{number}/name") == PORT:
+                return f"/dev/hvc{number}"
     return None
+
+
+def xenstore(path: str) -> str:
+    """What XenStore says at a path of this guest's own. OSError if nothing.
+
+    A request and its answer each are a head of four numbers (kind, request, transaction, length) and a body; 2 asks
+    for a value, 16 is an error (Xen: docs/misc/xenstore.txt, xen/include/public/io/xs_wire.h).
+    """
+    body = path.encode() + b"\0"
+    store = os.open("/dev/xen/xenbus", os.O_RDWR)
+    try:
+        os.write(store, struct.pack("=4I", 2, 0, 0, len(body)) + body)
+        answer = b""
+        while len(answer) < 16 or len(answer) < 16 + struct.unpack_from("=4I", answer)[3]:
+            answer += os.read(store, 4096)
+    finally:
+        os.close(store)
+    if struct.unpack_from("=4I", answer)[0] != 2:
+        raise OSError(f"XenStore has no {path}")
+    return answer[16:].decode(errors="replace")
 
 
 def boot_id() -> str:

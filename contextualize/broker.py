@@ -197,6 +197,8 @@ class Broker:
             self._drop(line)
 
     def _take(self, line: _Line, text: bytes) -> None:
+        if text.strip() == ASK.strip():
+            return  # the echo of a Xen console whose agent has not opened it yet
         try:
             report = decode(text, line.node, line.token)
         except BadMessage as cause:

@@ -98,7 +98,7 @@ MEANT = {"role", "cgroup", "room"}
     "name", [f.name for f in fields(Machine) if f.name not in {"guarantee", *MEANT}]
 )
 def test_the_digest_changes_with_each_field(name):
-    other = {"accelerator": "kvm"}.get(name, getattr(MACHINE, name) + "x")
+    other = {"accelerator": "kvm", "virtualization": "pv"}.get(name, getattr(MACHINE, name) + "x")
     assert domain.digest(replace(MACHINE, **{name: other})) != domain.digest(MACHINE)
 
 

@@ -15,6 +15,7 @@ from tests.invented import IMAGE
 
 texts = st.text(max_size=12)
 NEWER = (
+    "virtualization",
     "capabilities",
     "max_age",
     "context",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -177,6 +176,11 @@ def test_devices_of_xenstore():
     }
 
 
+def _said(word, bits):
+    """As Debian 12's tc prints a rate."""
+    return f"{word} {bits // 1000}Kbit" if bits % 1_000_000 else f"{word} {bits // 1_000_000}Mbit"
+
+
 class Dom0:
     """tc and XenStore in memory: what the batch said is what the classes are."""
 
@@ -185,25 +189,20 @@ class Dom0:
         self.classes, self.store, self.batches = {}, STORE, []
 
     def run(self, argv, *, timeout, data=b""):
-        line = " ".join(argv)
-        if argv[0] == "tc":
-            self.batches.append(data.decode())
-            for words in map(str.split, data.decode().splitlines()):
-                if words[0] == "class" and words[words.index("classid") + 1] == "1:10":
-                    rate, ceil = (
-                        int(words[words.index(k) + 1].rstrip("bit")) for k in ("rate", "ceil")
-                    )
-                    told = {"class": "htb", "handle": "1:10", "rate": rate // 8, "ceil": ceil // 8}
-                    self.classes[words[words.index("dev") + 1]] = [told]
-            return ""
-        if "xenstore-ls" in line:
-            return self.store
-        if argv[0] == "xenstore-write":
-            kept = [x for x in self.store.splitlines() if not x.startswith(f"{argv[1]} = ")]
-            self.store = "\n".join([*kept, f'{argv[1]} = "{argv[2]}"', ""])
-            return ""
-        device = line.split("dev ")[1].split()[0]
-        return json.dumps(self.classes.get(device, []))
+        for line in argv[-1].splitlines():
+            words = line.split()
+            if words[:1] == ["class"] and words[words.index("classid") + 1] == "1:10":
+                rate, ceil = (
+                    int(words[words.index(k) + 1].rstrip("bit")) for k in ("rate", "ceil")
+                )
+                says = f"class htb 1:10 parent 1:1 leaf 10: prio 0 {_said('rate', rate)} {_said('ceil', ceil)} "
+                self.classes[words[words.index("dev") + 1]] = f"{says}burst 1600b cburst 1600b\n"
+            elif words[:1] == ["xenstore-write"]:
+                kept = [x for x in self.store.splitlines() if not x.startswith(f"{words[1]} = ")]
+                self.store = "\n".join([*kept, f'{words[1]} = "{words[2]}"', ""])
+        self.batches.append(argv[-1])
+        first = "class htb 1:1 root rate 1Mbit ceil 1Mbit\n"
+        return "".join(f"device {d}\n{first}{c}" for d, c in self.classes.items()) + self.store
 
 
 def test_bandwidth_of_a_xen_guest_is_set_once_and_read_back():
@@ -214,8 +213,10 @@ def test_bandwidth_of_a_xen_guest_is_set_once_and_read_back():
     assert queues.read("phx2") == (shape, Shape(100_000_000, 100_000_000))
     assert '/local/domain/0/backend/vif/4/0/rate = "625000,50000"' in dom0.store
     assert queues.ensure("phx2", shape, shape) is False
-    lower = Shape(1_000_000, 50_000_000)
-    assert queues.ensure("phx2", lower, lower) is True and queues.read("phx2")[0] == lower
+    lower = Shape(1_234_567, 50_000_000)
+    assert queues.ensure("phx2", lower, lower) is True
+    assert queues.read("phx2")[0] == Shape(1_234_000, 50_000_000), "never more than was asked"
+    assert "qdisc replace dev phx2 root" in dom0.batches[1]
     assert "qdisc replace dev phx2 root" not in dom0.batches[-1], (
         "under traffic a class is changed, no qdisc"
     )

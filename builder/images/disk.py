@@ -66,12 +66,13 @@ def make(
         listing = chamber.outside(
             'cd "$m"; ls lib/modules | head -1; cat lib/modules/*/modules.dep; echo ==; '
             "cat lib/modules/*/modules.builtin; echo ==; "
+            "grep -hE '^CONFIG_(XEN_PV|PVH|XEN_PVHVM)=y' boot/config-* || :; echo ==; "
             "sed -n 's/^VERSION = //p' usr/lib/philoxenia/agent.py 2>/dev/null || :; echo ==; "
             "dpkg-query --admindir=$m/var/lib/dpkg -W "
             "-f '${Package}\\t${Version}\\t${Architecture}\\t${source:Package}\\n'",
             timeout=TIMEOUT,
         ).text
-        dep_text, builtin, agent, packages = listing.split("==\n")
+        dep_text, builtin, config, agent, packages = listing.split("==\n")
         version, _, dep = dep_text.partition("\n")
         order = initrd.load_order(plan.output.modules, dep, builtin)
         parts = chamber.work / "parts"
@@ -117,7 +118,7 @@ def make(
         papers=tuple(sorted(papers.items())),
         mounts=root.mounts(plan.output), hypervisor=hypervisor.cmdline if hypervisor else None,
         contextualization=manifest.contextualization(bool(agent), installed),
-        agent=int(agent or 0), formats=plan.formats,
+        agent=int(agent or 0), formats=plan.formats, virtualization=manifest.virtualization(config),
     )  # fmt: skip
     (into / "manifest.json").write_text(made.to_json())
     return made

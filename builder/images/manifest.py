@@ -18,6 +18,10 @@ written into the node's own disk before it boots.
 """
 
 
+VIRTUALIZATION = ("pv", "pvh", "hvm")
+"""What a guest can be on Xen. Debian's kernels since 2019 can be all of them."""
+_CONFIGURED = {"pv": "CONFIG_XEN_PV=y", "pvh": "CONFIG_PVH=y", "hvm": "CONFIG_XEN_PVHVM=y"}
+
 WHOLE = (("/", "/dev/vda"),)
 """A disk that is one filesystem, as ours are."""
 
@@ -107,6 +111,9 @@ class Manifest:
     network: str = ""
     """What reads network configuration where no agent does: netplan, ifupdown or networkd."""
 
+    virtualization: tuple[str, ...] = VIRTUALIZATION
+    """What its kernel can be on a Xen host: of pv, pvh, hvm."""
+
     @property
     def short(self) -> str:
         return self.id[:12]
@@ -130,8 +137,12 @@ def from_json(text: str) -> Manifest:
         data["packages"] = tuple(PackageFact(**p) for p in data["packages"])
         data["parameters"] = tuple((k, v) for k, v in data["parameters"])
         data["layers"] = tuple(data["layers"])
-        for name in ("capabilities", "formats"):
-            data[name] = tuple(data.get(name, ()))
+        for name, default in (
+            ("capabilities", ()),
+            ("formats", ()),
+            ("virtualization", VIRTUALIZATION),
+        ):
+            data[name] = tuple(data.get(name, default))
         data["papers"] = tuple((k, v) for k, v in data.get("papers", ()))
         data["wheels"] = tuple(WheelFact(**w) for w in data.get("wheels", ()))
         data["mounts"] = tuple((k, v) for k, v in data.get("mounts", WHOLE))
@@ -179,6 +190,16 @@ def contextualization(agent: bool, packages: Iterable[PackageFact]) -> Contextua
     if agent:
         return "agent"
     return "cloud-init" if any(p.name == "cloud-init" for p in packages) else "none"
+
+
+def virtualization(config: str) -> tuple[str, ...]:
+    """What a kernel of that configuration (/boot/config-VERSION, or its lines that count) can be on Xen.
+
+    >>> virtualization("CONFIG_XEN_PV=y\\nCONFIG_PVH=y\\n# CONFIG_XEN_PVHVM is not set\\n")
+    ('pv', 'pvh')
+    """
+    lines = set(config.splitlines())
+    return tuple(name for name in VIRTUALIZATION if _CONFIGURED[name] in lines)
 
 
 def parse_packages(text: str) -> tuple[PackageFact, ...]:

@@ -33,6 +33,7 @@ class Host:
     driver    of its libvirt
     cpus      the CPUs of the machine that a sandbox's guests run on, as in 0-1; "" for all
     cgroup    version of its cgroups: CPU weights have another scale in each
+    offers    pv, pvh, hvm: what guests can be on a Xen host
     """
 
     name: str
@@ -51,6 +52,7 @@ class Host:
     driver: Literal["qemu", "xen"] = "qemu"
     cpus: str = ""
     cgroup: Literal[1, 2] = 1
+    offers: tuple[str, ...] = ()
 
     def outside(self, inside: PurePosixPath) -> Path:
         """Our path of a file that the host's libvirt calls `inside`."""

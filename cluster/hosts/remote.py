@@ -118,6 +118,7 @@ class There:
             for known in shlex.split(told.get("userknownhostsfile", "~/.ssh/known_hosts")):
                 with contextlib.suppress(OSError):
                     connection.client.load_host_keys(str(Path(known).expanduser()))
+            _alias(connection)
             try:
                 connection.open()
             except (paramiko.SSHException, OSError, EOFError) as cause:
@@ -195,3 +196,12 @@ class There:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def _alias(connection: Any) -> None:
+    """Let the keys that are known under the file's HostKeyAlias be those of the address: paramiko knows no alias."""
+    keys, alias = connection.client.get_host_keys(), connection.ssh_config.get("hostkeyalias", "")
+    port = connection.port
+    asked = connection.host if port == 22 else f"[{connection.host}]:{port}"
+    for kind, key in (keys.lookup(alias) or {}).items() if alias else ():
+        keys.add(asked, kind, key)

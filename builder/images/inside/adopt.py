@@ -108,9 +108,18 @@ def _look(inside: Interior, system: System, cmdline: str | None, into: Path) -> 
         words = f"{words} net.ifnames=0"
     known = {
         "kernel": boot.version, "cmdline": f"{foreign.root(system)} {words}".strip(),
+        "virtualization": manifest.virtualization(_configuration(inside, boot.version)),
         "packages": system.packages, "mounts": system.mounts, "network": network, "contextualization": who,
     }  # fmt: skip
     return known | ({"epoch": dated} if dated else {})
+
+
+def _configuration(inside: Interior, version: str) -> str:
+    """The kernel's; of one that does not bring it along, nothing is known."""
+    try:
+        return inside.read(f"/boot/config-{version}").decode(errors="replace")
+    except WorkFailed:
+        return ""
 
 
 def _only(file: Path, found: tuple[System, ...]) -> System:
