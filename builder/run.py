@@ -54,7 +54,7 @@ def run(
     argv: Sequence[str],
     *,
     timeout: float,
-    stdin: bytes = b"",
+    stdin: bytes | Iterator[bytes] = b"",
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     check: bool = True,
@@ -65,6 +65,7 @@ def run(
 ) -> Done:
     """Run a program to its end and return what it wrote.
 
+    stdin    its input, or the pieces of it, each asked for when the one before was taken
     timeout  seconds for the whole run; afterwards its process group is killed and TimedOut is raised
     log      a file to append standard output and error to, as they come
     on_line  called with each finished line of either
@@ -122,7 +123,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _converse(
     process: subprocess.Popen[bytes],
-    stdin: bytes,
+    stdin: bytes | Iterator[bytes],
     deadline: float,
     sink: IO[bytes] | None,
     on_line: Callable[[str], None] | None,
@@ -135,11 +136,12 @@ def _converse(
     out, err = bytearray(), bytearray()
     pending = {process.stdout: bytearray(), process.stderr: bytearray()}
     masks = {pipe: Mask(mask) for pipe in pending}
-    rest = memoryview(stdin)
+    pieces = iter((stdin,)) if isinstance(stdin, bytes) else stdin
+    rest = memoryview(next(pieces, b""))
     with selectors.DefaultSelector() as ready:
         ready.register(process.stdout, selectors.EVENT_READ)
         ready.register(process.stderr, selectors.EVENT_READ)
-        if stdin:
+        if rest:
             os.set_blocking(process.stdin.fileno(), False)
             ready.register(process.stdin, selectors.EVENT_WRITE)
         else:
@@ -155,6 +157,7 @@ def _converse(
                 if key.fileobj is process.stdin:
                     try:
                         rest = rest[os.write(process.stdin.fileno(), rest[:65536]) :]
+                        rest = rest or memoryview(next(pieces, b""))
                     except BrokenPipeError:
                         rest = rest[:0]
                     if not rest:

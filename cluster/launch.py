@@ -139,7 +139,7 @@ def _change(
             report(f"starting sandbox host '{drawn.host.name}'")
             site.start_host(drawn.host.name)
             drawn = draft(site, spec, document, drawn.host.name, anew)
-        if not drawn.host.accelerator:
+        if not drawn.host.accelerator and drawn.host.driver == "qemu":
             _accelerate(site, drawn)
             drawn = draft(site, spec, document, drawn.host.name, anew)
         host = drawn.host

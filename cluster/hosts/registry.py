@@ -55,7 +55,7 @@ def start_xen(
         host, told = xenhost.up(name, site.home, site.catalog, image, report, memory, cores, disk)
         cpu, room = facts.room(told, KEPT)
         kept = known.network if known else DEFAULT_NETWORK
-        host = replace(host, cpu=cpu, memory=room, network=bandwidth or kept)
+        host = replace(host, cpu=cpu, memory=room, network=bandwidth or kept, offers=told.modes)
         site.ledger.put_host(host)
     return host
 
@@ -122,6 +122,10 @@ def add(
         raise EnvironmentLacks(what, f"write {uri.replace(driver, told.hypervisor, 1)}")
     cpu, memory = facts.room(told, KEPT)
     host = replace(host, cpu=cpu, memory=memory)
+    if driver == "xen":
+        host = replace(host, offers=told.modes)
+    elif host.ssh:  # nobody boots a probe there: what its libvirt says is taken
+        host = replace(host, accelerator="kvm" if "kvm" in told.types else "qemu")
     site.ledger.put_host(host)
     return host, told
 

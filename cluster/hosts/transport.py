@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ TIMEOUT = 1800.0
 QUICK = 60.0
 SCRIPT = Path(__file__).with_name("receive.py")
 
-Do = Callable[[str, float, Sequence[bytes]], tuple[int, str, str]]
+Do = Callable[[str, float, Iterator[bytes]], tuple[int, str, str]]
 """Runs a command on the host: (command, seconds, input) -> (status, output, error output)."""
 
 
@@ -47,7 +47,7 @@ class Piece:
 def bring(do: Do, host: Host, image: Manifest, folder: Path, report: Report) -> None:
     """See `Reach.bring`. Costs one question when the image is there."""
     there = str(host.image(image.id))
-    told = json.loads(_far(do, host, QUICK, [], "has", there))
+    told = json.loads(_far(do, host, QUICK, iter(()), "has", there))
     if told["whole"]:
         return
     had = {(file, offset) for file, offset in told["pieces"]}
@@ -59,7 +59,7 @@ def bring(do: Do, host: Host, image: Manifest, folder: Path, report: Report) -> 
     _far(do, host, TIMEOUT, packed(due, files, made), "take", there)
     sizes = {name: path.stat().st_size for name, path in files.items()}
     sizes |= {name: len(data) for name, data in made.items()}
-    _far(do, host, QUICK, [json.dumps(sizes).encode() + b"\n"], "finish", there, "444")
+    _far(do, host, QUICK, iter([json.dumps(sizes).encode() + b"\n"]), "finish", there, "444")
 
 
 def _files(host: Host, folder: Path) -> tuple[dict[str, Path], dict[str, bytes]]:
@@ -119,11 +119,9 @@ def packed(
             yield last.result()
 
 
-def _far(
-    do: Do, host: Host, timeout: float, data: Iterator[bytes] | list[bytes], *words: str
-) -> str:
+def _far(do: Do, host: Host, timeout: float, data: Iterator[bytes], *words: str) -> str:
     command = shlex.join(["python3", "-I", "-S", "-c", SCRIPT.read_text(), *words])
-    status, out, err = do(command, timeout, data)  # type: ignore[arg-type]
+    status, out, err = do(command, timeout, data)
     if status == 127:
         raise EnvironmentLacks(
             f"host '{host.name}' has no python3, which takes images there",
