@@ -20,6 +20,7 @@ from builder.cli import Json
 from builder.images.cli import image
 from builder.terminal import Terminal, home
 from cluster import membership, testing, tools
+from cluster.contract import cli as contracts
 from cluster.hosts.cli import here, host
 from cluster.metering import cli as metering
 
@@ -35,6 +36,7 @@ app.command("replace")(membership.replace)
 app.command("recontext")(membership.recontext)
 app.command("events")(membership.events)
 tools.register(app)
+contracts.register(app)
 metering.register(app)
 app.add_typer(image, name="image")
 app.add_typer(host, name="host")
@@ -137,13 +139,16 @@ def up_(
         bool,
         typer.Option("--replace", help="Replace nodes that changed and remove those not named."),
     ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Let nodes boot again where their guarantees need it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Launch a cluster, or bring it to what its file says; ends when every node is ready."""
     from cluster import launch, show
 
     terminal, site = Terminal(), here(starts=True)
-    drawn = launch.up(site, file, on, replace, terminal.report)
+    drawn = launch.up(site, file, on, replace, terminal.report, restart)
     rows = show.nodes(site, [drawn.spec.cluster])
     if as_json:
         terminal.json({"cluster": drawn.spec.cluster, "changes": len(drawn.changes), "nodes": rows})

@@ -15,12 +15,21 @@ from typing import assert_never
 from builder.errors import PhiloxeniaError
 from builder.plan import Report
 from cluster import domain, network
-from cluster.guarantee import Guarantee
+from cluster.contract.enforce import shapes
 from cluster.hosts import guarding, store
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.hosts.reach import Reach
-from cluster.hosts.shaping import Shape
-from cluster.plan import Action, ClusterPlan, Keep, Launch, NodePlan, Remove, Replace, Resume
+from cluster.plan import (
+    Action,
+    Adjust,
+    ClusterPlan,
+    Keep,
+    Launch,
+    NodePlan,
+    Remove,
+    Replace,
+    Resume,
+)
 from contextualize import seed
 
 Inscribe = Callable[[NodePlan, Path], None]
@@ -46,6 +55,10 @@ def apply(
             case Resume(node, was):
                 hypervisor.resume(node.domain)
                 report(f"{node.name} started again (it was {was})")
+            case Adjust(node, _, why, _):
+                if why:
+                    hypervisor.restart(node.domain, domain.xml(node.machine, node.context))
+                    report(f"{node.name} started again: {why}")
             case Replace(node, why):
                 relaunch(plan, node, reach, hypervisor, inscribe)
                 report(f"{node.name} replaced: {why}")
@@ -90,11 +103,6 @@ def guard(plan: ClusterPlan, reach: Reach, leaving: Collection[str] = ()) -> lis
     taps = {network.tap(plan.cluster, name) for name in leaving}
     changed = guarding.ensure(reach, plan.cluster, plan.senders, taps)
     return [node.name for node in plan.nodes if node.machine.tap in changed]
-
-
-def shapes(given: Guarantee) -> tuple[Shape, Shape]:
-    """What is held (to the guest, from the guest)."""
-    return Shape(given.in_guarantee, given.in_limit), Shape(given.out_guarantee, given.out_limit)
 
 
 def relaunch(

@@ -16,6 +16,12 @@ from cluster.guarantee import Cgroup, Guarantee, cpu_tune, xen_cpu
 from cluster.network import NAMESPACE
 
 CHANNEL = xen.CHANNEL
+_BEFORE = {
+    "memory-min": "memory", "memory-max": "memory",
+    "in-guarantee": "network-guarantee", "out-guarantee": "network-guarantee",
+    "in-limit": "network-limit", "out-limit": "network-limit",
+}  # fmt: skip
+"""Attributes of marks that were made before directions and balloons had their own."""
 _ANY = Guarantee(1, 1, 1024, 1024, 1, 1, 1, 1, 1)
 
 
@@ -81,11 +87,10 @@ def xml(machine: Machine, context: str) -> str:
     """The whole XML. `context` is the digest of the node's seed files."""
     root = _domain(machine)
     meta = ElementTree.SubElement(root, "metadata")
-    ElementTree.SubElement(
-        meta, f"{{{NAMESPACE}}}node",
-        {"cluster": machine.cluster, "node": machine.node, "role": machine.role,
-         "digest": digest(machine), "context": context, **_told(machine.guarantee)},
-    )  # fmt: skip
+    own = Mark(
+        machine.cluster, machine.node, machine.role, digest(machine), context, machine.guarantee
+    )
+    ElementTree.SubElement(meta, f"{{{NAMESPACE}}}node", marking(own))
     ElementTree.register_namespace("phx", NAMESPACE)
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
@@ -97,13 +102,9 @@ def mark(text: str) -> Mark | None:
     if found is None:
         return None
     got = found.attrib
-    given = Guarantee(
-        **{
-            f.name: int(got[_attribute(f.name)])
-            for f in fields(Guarantee)
-            if _attribute(f.name) in got
-        }
-    )
+    names = {f.name: _attribute(f.name) for f in fields(Guarantee)}
+    told = {name: got.get(a) or got.get(_BEFORE.get(a, "")) for name, a in names.items()}
+    given = Guarantee(**{name: int(value) for name, value in told.items() if value is not None})
     return Mark(got["cluster"], got["node"], got["role"], got["digest"], got["context"], given)
 
 
@@ -111,8 +112,13 @@ def _attribute(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _told(given: Guarantee) -> dict[str, str]:
-    return {_attribute(name): str(value) for name, value in asdict(given).items()}
+def marking(mark: Mark) -> dict[str, str]:
+    """The mark's attributes."""
+    given = {_attribute(name): str(value) for name, value in asdict(mark.guarantee).items()}
+    return {
+        "cluster": mark.cluster, "node": mark.node, "role": mark.role,
+        "digest": mark.digest, "context": mark.context, **given,
+    }  # fmt: skip
 
 
 def _domain(m: Machine) -> ElementTree.Element:

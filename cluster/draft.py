@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from builder.document import Document, by_line
 from builder.errors import InputError, NoRoom, Problem
 from builder.images.manifest import Manifest
-from cluster import network, offline
+from cluster import network, occupancy, offline
 from cluster import spec as specs
-from cluster.guarantee import refusals
+from cluster.contract.terms import Term, in_force, promised
+from cluster.guarantee import Guarantee, refusals
 from cluster.hosts import guarding, sandbox
 from cluster.hosts.host import Host
-from cluster.hosts.hypervisor import Seen
 from cluster.ledger import ClusterRow
 from cluster.place import Room, place
 from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee, virtualization
@@ -44,6 +44,8 @@ class Draft:
     """The generation that is in force; 0 when the ledger does not know the cluster yet."""
     images: Mapping[str, Manifest]
     """By the name that the cluster file gives them."""
+    terms: tuple[Term, ...] = ()
+    """What was agreed since and is still in force."""
 
     def silent(self, role: str) -> bool:
         """Whether nobody in the role's nodes reports: their image has neither our agent nor cloud-init."""
@@ -63,10 +65,12 @@ def draft(
     document: Document,
     host_name: str | None,
     anew: Collection[str] = (),
+    terms: Collection[Term] | None = None,
 ) -> Draft:
     """Plan the cluster against what is there; nothing is changed.
 
-    anew  nodes that are to be another machine in any case
+    anew   nodes that are to be another machine in any case
+    terms  what was agreed since; those of the ledger unless they are given
     Raises InputError (an image that is not in the catalog, roles that wait for each other), NoRoom,
     EnvironmentLacks (a host that cannot hold what is promised).
     """
@@ -84,23 +88,22 @@ def draft(
     if row is not None and str(net) != row.network:
         what = f"the cluster runs on {row.network} and cannot move to {net}"
         raise InputError(document.problem(("network",), what, f"phx down {spec.cluster} first"))
-    # Sandbox hosts are parts of one machine: what one has promised, no other has left.
-    beside = [h for h in site.ledger.hosts() if h.kind == "sandbox" and h not in hosts]
-    seen = {h.name: _seen(site, h) for h in (*hosts, *beside)}
-    sandboxes = {h.name for h in (*hosts, *beside) if h.kind == "sandbox"}
-    host = _choose(spec, hosts, seen, sandboxes)
-    _enforceable(spec, document, host)
+    agreed = site.ledger.papers.terms(spec.cluster) if terms is None else terms
+    written = {name: guarantee(role) for name, role in spec.roles.items()}
+    promises = {node: promised(node, role, written[role], agreed) for node, role in spec.names}
+    host = _choose(promises, hosts, [occupancy.room(site, h, spec.cluster) for h in hosts])
+    _enforceable(spec, document, host, promises)
     secret = row.secret if row else Secret(secrets.token_bytes(32))
     folders = {name: (m, host.image(m.id)) for name, m in images.items()}
     nodes = site.ledger.nodes(spec.cluster) if row else []
     known_at = {n.name: ipaddress.IPv4Address(n.address) for n in nodes}
-    plan = draw(spec, host, net, folders, secret, declared, known_at)
+    plan = draw(spec, host, net, folders, secret, declared, known_at, promises=promises)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     fresh = row or ClusterRow(spec.cluster, host.name, str(net), "", secret, now)
     fingerprint = contexts.fingerprint(plan.context)
     generation = fresh.generation + (fingerprint != fresh.context)
     if generation != plan.context.generation:
-        plan = draw(spec, host, net, folders, secret, declared, known_at, generation)
+        plan = draw(spec, host, net, folders, secret, declared, known_at, generation, promises)
     fresh = replace(
         fresh,
         spec=specs.text_of(document),
@@ -112,9 +115,10 @@ def draft(
     )
     if plan.senders:
         _demand_guard(site, host)
-    actions = compare(plan, seen[host.name], anew)
+    actions = compare(plan, occupancy.seen(site, host), anew)
     before = row.generation if row else 0
-    return Draft(spec, host, plan, actions, fresh, before, images)
+    terms = tuple(in_force(agreed, written))
+    return Draft(spec, host, plan, actions, fresh, before, images, terms)
 
 
 def declared(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Declared]:
@@ -232,52 +236,37 @@ def _able(
     return able
 
 
-def _seen(site: Site, host: Host) -> tuple[Seen, ...]:
-    if host.kind == "sandbox" and not sandbox.alive(host):
-        return ()
-    hypervisor = site.connect(host)
-    try:
-        return hypervisor.observe()
-    finally:
-        hypervisor.close()
-
-
-def _enforceable(spec: ClusterSpec, document: Document, host: Host) -> None:
+def _enforceable(
+    spec: ClusterSpec, document: Document, host: Host, promises: Mapping[str, Guarantee]
+) -> None:
     """InputError naming each key of a promise that the host's driver cannot keep, and why."""
     problems = [
         document.problem(
             ("roles", name, *found.key.split(".")),
             f"host '{host.name}' cannot hold it: {found.why}", found.remedy,
         )
-        for name, role in spec.roles.items()
-        for found in refusals(guarantee(role), host.driver)
+        for name, given in dict.fromkeys((role, promises[node]) for node, role in spec.names)
+        for found in refusals(given, host.driver)
     ]  # fmt: skip
     if problems:
         raise InputError(by_line(problems))
 
 
-def _choose(
-    spec: ClusterSpec,
-    hosts: list[Host],
-    seen: Mapping[str, tuple[Seen, ...]],
-    sandboxes: set[str],
-) -> Host:
+def beyond(host: Host, given: Guarantee) -> bool:
+    """Whether a CPU limit is above what the host's machine has at all."""
+    cores = host.cpu * 10 // 9
+    return given.cpu_limit > cores and given.vcpus * 1000 > cores
+
+
+def _choose(promises: Mapping[str, Guarantee], hosts: list[Host], rooms: list[Room]) -> Host:
     """The first host that holds the whole cluster: its nodes share one bridge."""
-    wanted = [(node, guarantee(spec.roles[role])) for node, role in spec.names]
-    rooms = []
-    for host in hosts:
-        room = Room.of(host)
-        here = sandboxes if host.name in sandboxes else {host.name}
-        for s in (s for name in sorted(here) for s in seen[name]):
-            if s.mark.cluster != spec.cluster:
-                room = room.less(s.mark.guarantee)
-        rooms.append(room)
+    wanted = list(promises.items())
     refused: list[NoRoom] = []
     for host, room in sorted(
         zip(hosts, rooms, strict=True), key=lambda p: (-p[1].memory, p[0].name)
     ):
         for node, given in wanted:
-            if given.cpu_limit > host.cpu * 10 // 9 and given.vcpus * 1000 > host.cpu * 10 // 9:
+            if beyond(host, given):
                 refused.append(
                     NoRoom(f"no host for {node}: its limit is {given.cpu_limit / 1000:g} cores",
                            f"{host.name} has {host.cpu * 10 // 9 / 1000:g}; lower cpu.limit")

@@ -12,13 +12,16 @@ from builder import accelerator
 from builder.document import Document, parse
 from builder.errors import InputError, Problem
 from builder.plan import Report
-from cluster import deploy, ready
+from cluster import deploy, occupancy, ready
 from cluster import spec as specs
+from cluster.contract.asked import told
+from cluster.contract.enforce import Change, Enforcer
+from cluster.contract.terms import Term
 from cluster.draft import Draft, draft
 from cluster.hosts import sandbox
 from cluster.ledger import NodeRow
 from cluster.metering import look
-from cluster.plan import Keep, Remove, Replace
+from cluster.plan import Adjust, Keep, Remove, Replace, boots
 from cluster.site import Site, forget
 from cluster.spec import ClusterSpec, natural
 from contextualize import context as contexts
@@ -27,10 +30,13 @@ from contextualize.identity import operator_key
 Wanted = tuple[ClusterSpec, Document]
 
 
-def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Report) -> Draft:
+def up(
+    site: Site, path: Path, host_name: str | None, replace_: bool, report: Report, restart: bool = False
+) -> Draft:  # fmt: skip
     """Launch the cluster, or bring it to what its file says; returns when enough of its nodes are ready.
 
     replace_  whether nodes that would have to be another machine may be replaced, and others removed
+    restart   whether nodes may boot again where their guarantees need it
     Raises InputError, NoRoom, EnvironmentLacks, WorkFailed, TimedOut. Run again after any of them: it goes on.
     """
     spec, document = specs.load(path)
@@ -45,6 +51,8 @@ def up(site: Site, path: Path, host_name: str | None, replace_: bool, report: Re
                 Problem(str(path), f"{len(lost)} running nodes would lose their disks: {names}",
                         "phx plan shows it; phx up --replace does it")
             )  # fmt: skip
+        if not (restart or replace_):
+            _nothing_restarted(drawn, str(path), "phx up --restart does it; their disks stay")
 
     return _bring(site, spec.cluster, lambda: (spec, document), host_name, (), permitted, report)
 
@@ -96,12 +104,31 @@ def recontext(site: Site, cluster: str, file: Path | None, report: Report) -> Dr
     return _bring(site, cluster, lambda: kept(site, cluster, now), None, (), permitted, report)
 
 
+def adjust(site: Site, cluster: str, terms: Collection[Term], report: Report) -> Draft:
+    """Let nodes boot again as far as these terms need it, and wait until they are ready. The cluster's lock is held."""
+    return _change(site, *kept(site, cluster), None, (), lambda _: None, report, terms)
+
+
+def _nothing_restarted(drawn: Draft, where: str, hint: str) -> None:
+    booting = [
+        f"{a.node.name} ({a.restart})"
+        for a in drawn.actions
+        if isinstance(a, Adjust) and a.restart and a.state not in ("off", "crashed")
+    ]
+    if booting:
+        what = f"{len(booting)} running nodes would boot again: {', '.join(booting)}"
+        raise InputError(Problem(where, what, hint))
+
+
 def _nothing_replaced(drawn: Draft) -> None:
     lost = [f"{a.node.name} ({a.why})" for a in drawn.actions if isinstance(a, Replace)]
     if lost:
         what = f"{', '.join(lost)} would have to be replaced"
         hint = "phx up --replace with the cluster's file does it"
         raise InputError(Problem(drawn.spec.cluster, what, hint))
+    _nothing_restarted(
+        drawn, drawn.spec.cluster, "phx up --restart with the cluster's file does it"
+    )
 
 
 def _bring(
@@ -131,17 +158,20 @@ def _change(
     anew: Collection[str],
     permitted: Callable[[Draft], None],
     report: Report,
+    terms: Collection[Term] | None = None,
 ) -> Draft:
     # Admission and launch are one act: nobody else promises or starts anything in between.
     with site.locked("launch", report):
-        drawn = draft(site, spec, document, host_name, anew)
+        _settle(site, spec.cluster, report)
+        drawn = draft(site, spec, document, host_name, anew, terms)
         if drawn.host.kind == "sandbox" and not sandbox.alive(drawn.host):
             report(f"starting sandbox host '{drawn.host.name}'")
             site.start_host(drawn.host.name)
-            drawn = draft(site, spec, document, drawn.host.name, anew)
+            _settle(site, spec.cluster, report)
+            drawn = draft(site, spec, document, drawn.host.name, anew, terms)
         if not drawn.host.accelerator and drawn.host.driver == "qemu":
             _accelerate(site, drawn)
-            drawn = draft(site, spec, document, drawn.host.name, anew)
+            drawn = draft(site, spec, document, drawn.host.name, anew, terms)
         host = drawn.host
         permitted(drawn)
         rows = [NodeRow(spec.cluster, n.name, n.role, n.address) for n in drawn.plan.nodes]
@@ -168,10 +198,12 @@ def _change(
             # Whoever gets another machine, or boots again, is not ready, even if we die before we see it start.
             site.ledger.tell(
                 *(replace(before[a.node.name], stage="defined", boot="", message="", context="")
-                  for a in staying if not isinstance(a, Keep) and a.node.name in before)
+                  for a in staying if boots(a) and a.node.name in before)
             )  # fmt: skip
-            if any(not isinstance(a, Keep) for a in staying):
-                needed = (drawn.image(a.node.role) for a in staying if not isinstance(a, Keep))
+            enforcer = Enforcer(spec.cluster, host, hypervisor, reach, site.ledger.papers, report)
+            _adjust(enforcer, drawn, report)
+            if any(boots(a) for a in staying):
+                needed = (drawn.image(a.node.role) for a in staying if boots(a))
                 for image in {image.id: image for image in needed}.values():
                     reach.bring(image, site.catalog.folder(image), report)
                 deploy.apply(
@@ -187,6 +219,7 @@ def _change(
                     report(f"{', '.join(guarded)} kept to their own addresses again")
                 if changed := deploy.shape(drawn.plan, reach):
                     report(f"bandwidth of {', '.join(changed)} set again")
+            _hold(enforcer, drawn, report)
         except BaseException:
             hypervisor.close()
             reach.close()
@@ -209,6 +242,40 @@ def _change(
         hypervisor.close()
         reach.close()
     return drawn
+
+
+def _settle(site: Site, cluster: str, report: Report) -> None:
+    """Take back or finish what a phx began and did not end, as soon as the host can be asked."""
+    open_ = {i.cluster for i in site.ledger.papers.intents()}
+    row = next((c for c in site.ledger.clusters() if c.name == cluster), None)
+    if row is None or cluster not in open_:
+        return
+    host = site.ledger.host(row.host)
+    if host.kind == "sandbox" and not sandbox.alive(host):
+        return
+    with occupancy.connected(site, host) as (hypervisor, reach):
+        Enforcer(cluster, host, hypervisor, reach, site.ledger.papers, report).settle()
+
+
+def _adjust(enforcer: Enforcer, drawn: Draft, report: Report) -> None:
+    """Change the guarantees of nodes that need not boot for it, all of them or none; and keep what was agreed."""
+    live = [a for a in drawn.actions if isinstance(a, Adjust) and not a.restart]
+    for action in live:
+        if action.state == "paused":
+            enforcer.hypervisor.resume(action.node.domain)
+    changes = [Change(a.node.name, a.was, a.node.machine.guarantee) for a in live]
+    enforcer.carry_out(changes, drawn.terms)
+    for change in changes:
+        report(f"{change.node}: {'; '.join(told(change.before, change.after))}")
+
+
+def _hold(enforcer: Enforcer, drawn: Draft, report: Report) -> None:
+    """See that what every node was told is in force: a cap is no part of a Xen guest's definition, and hands meddle."""
+    kept_ = {a.node.name for a in drawn.actions if isinstance(a, Keep)}
+    for node in drawn.plan.nodes:
+        changed = enforcer.tell(node.name, node.machine.guarantee, balloons=True)
+        if changed and node.name in kept_:
+            report(f"{' and '.join(changed)} of {node.name} set again")
 
 
 def _accelerate(site: Site, drawn: Draft) -> None:

@@ -35,6 +35,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from builder.errors import EnvironmentLacks, InputError, Problem, close
+from cluster.contract import papers
 from cluster.hosts.host import Host
 from cluster.metering import books
 from cluster.spec import natural
@@ -81,7 +82,7 @@ _events = Table(
     Column("what", String, nullable=False),
 )  # fmt: skip
 _schema = Table("schema", _tables, Column("version", Integer, primary_key=True))
-VERSION = 4
+VERSION = 5
 _UPGRADES = {
     # Tables that are missing altogether are made before this runs.
     1: (
@@ -91,6 +92,7 @@ _UPGRADES = {
     ),
     2: ("ALTER TABLE cluster ADD COLUMN images VARCHAR NOT NULL DEFAULT '{}'",),
     3: ("ALTER TABLE cluster ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",),
+    4: (),
 }
 """Version -> what makes the next one of it."""
 
@@ -172,6 +174,7 @@ class Ledger:
         with self._sql() as sql:
             _tables.create_all(sql)
             books.TABLES.create_all(sql)
+            papers.TABLES.create_all(sql)
             known = sql.execute(select(_schema.c.version)).scalar()
             if known is None:
                 sql.execute(insert(_schema).values(version=VERSION))
@@ -186,6 +189,7 @@ class Ledger:
                 sql.execute(update(_schema).values(version=version + 1))
 
         self.books = books.Books(self._sql)
+        self.papers = papers.Papers(self._sql)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -287,12 +291,14 @@ class Ledger:
         with self._sql() as sql:
             of = _nodes.c.cluster == cluster
             sql.execute(delete(_nodes).where(of, _nodes.c.name.in_(names)))
+            papers.forget(sql, cluster, names)
 
     def drop_cluster(self, name: str) -> None:
         with self._sql() as sql:
             sql.execute(delete(_nodes).where(_nodes.c.cluster == name))
             sql.execute(delete(_events).where(_events.c.cluster == name))
             sql.execute(delete(_clusters).where(_clusters.c.name == name))
+            papers.forget(sql, name)
 
     def nodes(self, cluster: str) -> list[NodeRow]:
         with self._sql() as sql:

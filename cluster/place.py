@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from builder.errors import NoRoom
 from builder.units import show_rate, show_size
+from cluster.contract.terms import Intent
+from cluster.domain import Mark
 from cluster.guarantee import Guarantee
 from cluster.hosts.host import Host
 from cluster.spec import natural
@@ -76,6 +78,43 @@ def place(
         left[home] = left[home].less(given)
         placed[node] = home
     return placed
+
+
+def left(host: Host, marks: Iterable[Mark], intents: Iterable[Intent] = (), but: str = "") -> Room:
+    """What a host has left. `marks` are of all domains that share its machine.
+
+    intents  changes that somebody did not finish: of those nodes the larger of both guarantees is counted
+    but      a cluster that is not counted, since it is placed anew
+    """
+    room, open_ = Room.of(host), {(i.cluster, i.node): i for i in intents}
+    for mark in marks:
+        if mark.cluster != but:
+            cut = open_.get((mark.cluster, mark.node))
+            room = room.less(cut.most if cut else mark.guarantee)
+    return room
+
+
+def admit(room: Room, changes: Iterable[tuple[str, Guarantee, Guarantee]]) -> None:
+    """NoRoom naming the first node and resource unless the room holds all (node, before, after) at once.
+
+    What does not grow is never refused: a host that has promised too much already can give some of it back.
+    """
+    for node, before, after in sorted(changes, key=lambda c: natural(c[0])):
+        for what, has, grows in (
+            ("cores", room.cpu / 1000, (after.cpu_guarantee - before.cpu_guarantee) / 1000),
+            ("memory", room.memory, after.memory_min - before.memory_min),
+            ("bandwidth in", room.inward, after.in_guarantee - before.in_guarantee),
+            ("bandwidth out", room.outward, after.out_guarantee - before.out_guarantee),
+        ):
+            if grows > max(0, has):
+                asks = {"cores": f"{grows:g} cores", "memory": f"{show_size(int(grows))} of memory"}
+                told = asks.get(what) or f"{show_rate(int(grows))} of {what}"
+                raise NoRoom(f"{node} asks for {told} more than it has", f"{room.host} has {room}")
+        room = replace(
+            room,
+            cpu=room.cpu + before.cpu_guarantee, memory=room.memory + before.memory_min,
+            inward=room.inward + before.in_guarantee, outward=room.outward + before.out_guarantee,
+        ).less(after)  # fmt: skip
 
 
 def _needs(given: Guarantee) -> str:

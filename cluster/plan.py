@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from builder.images.manifest import Manifest
+from builder.units import show_size
 from cluster import domain, network
 from cluster.domain import Machine, Mark
 from cluster.guarantee import Guarantee, differing
@@ -117,6 +118,23 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Adjust:
+    """A node with another guarantee than it shall have: it is told while it runs, and its disk stays.
+
+    restart  why it has to boot again for it; "" when it has not
+    """
+
+    node: NodePlan
+    was: Guarantee
+    restart: str = ""
+    state: str = "running"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return differing(self.was, self.node.machine.guarantee)
+
+
+@dataclass(frozen=True, slots=True)
 class Replace:
     """A node that would have to be another machine: its disk goes."""
 
@@ -139,7 +157,12 @@ class Keep:
     node: NodePlan
 
 
-Action = Launch | Resume | Replace | Remove | Keep
+def boots(action: Action) -> bool:
+    """Whether the node boots for it, and so is not ready before it says so again."""
+    return not isinstance(action, Keep) and not (isinstance(action, Adjust) and not action.restart)
+
+
+Action = Launch | Resume | Adjust | Replace | Remove | Keep
 
 
 def guarantee(role: Role) -> Guarantee:
@@ -193,12 +216,14 @@ def draw(
     declared: Mapping[str, Declared] | None = None,
     known: Mapping[str, ipaddress.IPv4Address] | None = None,
     generation: int = 1,
+    promises: Mapping[str, Guarantee] | None = None,
 ) -> ClusterPlan:
     """What every node shall be.
 
     images    the spec's image name -> its manifest and its folder as the host sees it
     declared  role -> what it says of deployment
     known     the addresses that nodes have now
+    promises  node -> its guarantee, where that is not what its role says
     """
     addresses = network.allot(spec, net, known)
     https = [name for name, role in spec.roles.items() if role.channel == "https"]
@@ -233,7 +258,7 @@ def draw(
         image, folder = images[role.image]
         machine = Machine(
             cluster=spec.cluster, node=node, role=role_name, image=image.id,
-            guarantee=guarantee(role), mac=identities[node].mac,
+            guarantee=(promises or {}).get(node) or guarantee(role), mac=identities[node].mac,
             machine_id=identities[node].machine_id, tap=network.tap(spec.cluster, node),
             network=network.name(spec.cluster), kernel=str(folder / "vmlinuz"),
             initrd=str(folder / "initrd"), cmdline=image.cmdline,
@@ -269,6 +294,9 @@ def compare(
             actions.append(Launch(node))
         elif why := _difference(node, now.mark) or (node.name in anew and "as asked"):
             actions.append(Replace(node, why))
+        elif now.mark.guarantee != node.machine.guarantee:
+            why = needs_restart(node.machine.guarantee, now)
+            actions.append(Adjust(node, now.mark.guarantee, why, now.state))
         elif now.state != "running":
             actions.append(Resume(node, now.state))
         else:
@@ -276,10 +304,22 @@ def compare(
     return tuple(actions)
 
 
+def needs_restart(given: Guarantee, now: Seen) -> str:
+    """Why a node has to boot again to have that guarantee; "" when it can be told while it runs."""
+    if now.state in ("off", "crashed"):
+        return f"it is {now.state}"
+    if given.vcpus > now.vcpus:
+        return f"cpu.limit {given.cpu_limit / 1000:g} takes {given.vcpus} CPUs, it booted with {now.vcpus}"
+    if given.memory_max > now.memory:
+        booted, wanted = show_size(now.memory), show_size(given.memory_max)
+        return f"memory.max is {wanted}, it booted with {booted}"
+    return ""
+
+
 def _difference(node: NodePlan, now: Mark) -> str:
     """Why the running node is not the planned one; "" when it is."""
-    if changed := differing(now.guarantee, node.machine.guarantee):
-        return f"{', '.join(changed)} changed"
+    if now.guarantee.disk != node.machine.guarantee.disk:
+        return "disk.size changed"
     if now.digest != domain.digest(node.machine):
         return "its image or its machine changed"
     if now.context != node.context:

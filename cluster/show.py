@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from builder.errors import PhiloxeniaError
 from builder.units import show_size
 from cluster import network
-from cluster.guarantee import Guarantee, Record, contract, show_rates
+from cluster.contract import asked
+from cluster.guarantee import KEYS, Guarantee, Record, contract, show_rates
 from cluster.guard import record
-from cluster.plan import Action, Keep, Launch, NodePlan, Remove, Replace, Resume
+from cluster.plan import Action, Adjust, Keep, Launch, NodePlan, Remove, Replace, Resume, guarantee
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +82,12 @@ def verb(action: Action) -> tuple[str, str, str]:
             return node.name, "launch", "it is not there"
         case Resume(node, was):
             return node.name, "start", f"it is {was}; its disk stays"
+        case Adjust(node, was, "", _):
+            told = "; ".join(asked.told(was, node.machine.guarantee))
+            return node.name, "adjust", f"{told}, while it runs"
+        case Adjust(node, _, why, state):
+            does = "start" if state in ("off", "crashed") else "RESTART"
+            return node.name, does, f"{why}; its disk stays"
         case Replace(node, why):
             return node.name, "REPLACE", f"{why}; its disk goes"
         case Remove(name, _):
@@ -93,7 +101,7 @@ def verb(action: Action) -> tuple[str, str, str]:
 def promised(node: NodePlan) -> tuple[Record, ...]:
     """The node's contract, line by line."""
     m = node.machine
-    held = contract(m.guarantee, cgroup=m.cgroup, room=m.room)
+    held = contract(m.guarantee, "xen" if m.virtualization else "qemu", m.cgroup, m.room)
     return (*held, record(node.guarded))
 
 
@@ -110,6 +118,7 @@ def plan_data(drawn: Draft) -> dict[str, Any]:
             for n in drawn.plan.nodes
         ],
         "removed": [a.node for a in drawn.actions if isinstance(a, Remove)],
+        "agreed": [asdict(term) for term in drawn.terms],
     }  # fmt: skip
 
 
@@ -147,5 +156,14 @@ def plan(drawn: Draft, terminal: Terminal) -> None:
         )
         if spec.roles[role].ssh_to:
             terminal.say(f"  and may enter by SSH: {', '.join(spec.roles[role].ssh_to)}")
+    if drawn.terms:
+        terminal.say("\nagreed since the file was written (phx set)")
+        keys = {field: key for key, field in KEYS.items()}
+        told = [(t, keys[t.field], guarantee(spec.roles[t.role])) for t in drawn.terms]
+        terminal.table(
+            ("  FOR", "KEY", "AGREED", "FILE", "SINCE"),
+            [(f"  {t.node or f'each {t.role}'}", key, asked.written(key, replace(by_file, **{t.field: t.value})),
+              asked.written(key, by_file), t.time) for t, key, by_file in told],
+        )  # fmt: skip
     changes = len(drawn.changes)
     terminal.say(f"\n{changes} changes; phx up does them" if changes else "\nno changes")

@@ -28,7 +28,7 @@ from contextualize import declared as declarations
 from contextualize.declared import Declared
 
 
-def _cores(value: object) -> int:
+def cores(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(
             f"{shown(value)} is not a number of cores; write cores without a unit, as in 0.5"
@@ -69,7 +69,7 @@ LONGEST = 60
 
 Cores = Annotated[
     int,
-    BeforeValidator(_cores),
+    BeforeValidator(cores),
     WithJsonSchema({"type": "number", "minimum": 0.01, "maximum": 4096}),
 ]
 """Thousandths of a core."""

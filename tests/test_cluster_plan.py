@@ -10,7 +10,7 @@ import pytest
 from cluster import domain
 from cluster.hosts.hypervisor import Seen
 from cluster.network import tap
-from cluster.plan import Keep, Launch, Remove, Replace, Resume, compare
+from cluster.plan import Adjust, Keep, Launch, Remove, Replace, Resume, boots, compare
 from contextualize.identity import Secret, operator_key
 from tests.invented import CLUSTER, IMAGE, LAB, SECRET, drawn, launched
 
@@ -74,11 +74,8 @@ def test_another_clusters_nodes_are_not_ours():
 @pytest.mark.parametrize(
     ("why", "change", "said"),
     [
-        ("memory", {"text": CLUSTER.replace("512M", "768M")}, "memory.min, memory.max changed"),
-        ("two at once", {"text": CLUSTER.replace("limit: 1}", "limit: 3}").replace("512M", "768M")},
-         "cpu.limit, memory.min, memory.max changed"),
-        ("bandwidth", {"text": CLUSTER.replace("20Mbit", "30Mbit")},
-         "network.in.guarantee, network.out.guarantee changed"),
+        ("the disk's size", {"text": CLUSTER.replace("memory: 512M", "memory: 512M\n    disk: 8G")},
+         "disk.size changed"),
         ("the image", {"image": replace(IMAGE, id="9e" * 32)}, "its image or its machine changed"),
         ("kernel parameters", {"image": replace(IMAGE, cmdline="quiet")}, "its image or its machine changed"),
         ("the accelerator", {"host": replace(LAB, accelerator="kvm")}, "its image or its machine changed"),
@@ -116,10 +113,35 @@ def test_a_node_is_made_anew_when_it_is_asked_for():
     assert actions[2].why == "as asked"
 
 
-def test_only_the_nodes_that_change_are_replaced():
+@pytest.mark.parametrize(
+    ("why", "text", "keys", "restart"),
+    [
+        ("bandwidth", CLUSTER.replace("20Mbit", "30Mbit"), ("network.in.guarantee", "network.out.guarantee"), ""),
+        ("less memory", CLUSTER.replace("512M", "256M"), ("memory.min", "memory.max"), ""),
+        ("more than it booted with", CLUSTER.replace("512M", "768M"), ("memory.min", "memory.max"),
+         "memory.max is 768M, it booted with 512M"),
+        ("a limit that its CPUs can fill", CLUSTER.replace("0.5, limit: 1}", "0.25, limit: 0.75}"),
+         ("cpu.guarantee", "cpu.limit"), ""),
+        ("one that they cannot", CLUSTER.replace("limit: 1}", "limit: 3}"), ("cpu.limit",),
+         "cpu.limit 3 takes 3 CPUs, it booted with 1"),
+    ],
+)  # fmt: skip
+def test_another_guarantee_is_told_to_a_node_that_runs(why, text, keys, restart):
+    head = compare(drawn(text), launched(drawn()))[0]
+    assert isinstance(head, Adjust) and (head.keys, head.restart) == (keys, restart), why
+    assert boots(head) is bool(restart)
+
+
+def test_a_node_that_is_off_starts_with_its_new_guarantee():
+    seen = tuple(replace(s, state="off") for s in launched(drawn()))
+    head = compare(drawn(CLUSTER.replace("20Mbit", "30Mbit")), seen)[0]
+    assert isinstance(head, Adjust) and head.restart == "it is off" and boots(head)
+
+
+def test_only_the_nodes_that_change_are_told():
     changed = drawn(CLUSTER.replace("memory: 1G", "memory: 2G"))
     assert doings(compare(changed, launched(drawn()))) == [
-        ("Keep", "head-1"), ("Replace", "worker-1"), ("Replace", "worker-2"),
+        ("Keep", "head-1"), ("Adjust", "worker-1"), ("Adjust", "worker-2"),
     ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ DOORS = {
     "subprocess": {"builder/run.py", "contextualize/agent.py"},  # the agent runs alone in the guest
     "libvirt": {"cluster/hosts/hypervisor.py"},
     "pyroute2": {"cluster/hosts/shaping.py", "cluster/hosts/netns.py"},
-    "sqlalchemy": {"cluster/ledger.py", "cluster/metering/books.py"},
+    "sqlalchemy": {"cluster/ledger.py", "cluster/metering/books.py", "cluster/contract/papers.py"},
     "guestfs": {"builder/images/inside/guest.py"},
     "fabric": {"cluster/hosts/remote.py"},
     "paramiko": {"cluster/hosts/remote.py"},  # what fabric stands on, and raises
@@ -66,7 +66,8 @@ PURE = {
     *(f"contextualize/{m}.py" for m in ("identity", "context", "message", "exchange", "render")),
     *(f"contextualize/{m}.py" for m in ("declared", "requirements", "part", "template")),
     *(f"contextualize/{m}.py" for m in ("coordinator", "cloudinit", "certificate")),
-    *(f"cluster/{m}.py" for m in ("spec", "place", "guarantee", "network", "domain", "plan")),
+    *(f"cluster/contract/{m}.py" for m in ("asked", "terms")),
+    *(f"cluster/{m}.py" for m in ("definition", "spec", "place", "guarantee", "network", "domain", "plan")),
     *(f"cluster/metering/{m}.py" for m in ("usage", "account", "metrics", "show")),
 }  # fmt: skip
 EFFECTS = {

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 from xml.etree import ElementTree
 
 from builder.errors import EnvironmentLacks, WorkFailed
+from cluster import definition
 from cluster import domain as domains
 from cluster import network as networks
 from cluster.domain import Mark, mark
+from cluster.guarantee import Guarantee, Setting
+from cluster.hosts import live
 from cluster.hosts.facts import HostFacts, facts_of
+from cluster.hosts.live import Tuned
 from cluster.metering.usage import Usage, added
 from cluster.network import NAMESPACE
 
@@ -24,11 +28,13 @@ State = Literal["running", "paused", "off", "crashed"]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One of our domains as it is now."""
+    """One of our domains as it is now. `vcpus` and `memory` (bytes) are what it booted with, and can have at most."""
 
     name: str
     mark: Mark
     state: State
+    vcpus: int = 0
+    memory: int = 0
 
 
 class Hypervisor(Protocol):
@@ -42,6 +48,26 @@ class Hypervisor(Protocol):
 
     def usage(self) -> tuple[Usage, ...]:
         """What our running domains have used since they were started, by name."""
+        ...
+
+    def tune(self, name: str, setting: Setting) -> None:
+        """Tell a domain one thing, now if it runs and for its next start. WorkFailed if the driver refuses it."""
+        ...
+
+    def tuned(self, name: str) -> Tuned:
+        """What is in force of a domain; WorkFailed if there is none."""
+        ...
+
+    def spare(self, name: str) -> int | None:
+        """Bytes that a running guest could do without now; None when it does not say."""
+        ...
+
+    def remark(self, name: str, guarantee: Guarantee) -> None:
+        """Write another guarantee into the domain's mark. WorkFailed if it is not ours."""
+        ...
+
+    def restart(self, name: str, xml: str) -> None:
+        """Shut a domain down and start it as `xml`; its disks stay. WorkFailed if it is not ours."""
         ...
 
     def networks(self) -> dict[str, str]:
@@ -116,13 +142,13 @@ class Libvirt:
         with self._door("the host does not list its domains"):
             for domain in self._connection.listAllDomains():
                 try:
-                    known, state = mark(domain.XMLDesc()), domain.state()[0]
+                    text, state = domain.XMLDesc(), domain.state()[0]
                 except lib.libvirtError as cause:
                     if cause.get_error_code() == lib.VIR_ERR_NO_DOMAIN:
                         continue  # it went while we looked
                     raise
-                if known is not None:
-                    found.append(Seen(domain.name(), known, states.get(state, "off")))
+                if (seen := _seen(domain.name(), text, states.get(state, "off"))) is not None:
+                    found.append(seen)
         return tuple(sorted(found, key=lambda s: s.name))
 
     def usage(self) -> tuple[Usage, ...]:
@@ -175,6 +201,32 @@ class Libvirt:
         """Whether a domain was gone, or off, by the time that it was asked."""
         lib = self._libvirt
         return cause.get_error_code() in (lib.VIR_ERR_NO_DOMAIN, lib.VIR_ERR_OPERATION_INVALID)
+
+    def tune(self, name: str, setting: Setting) -> None:
+        with self._door(f"domain {name} cannot be told: {setting}"):
+            live.tell(self._libvirt, self._connection.lookupByName(name), setting)
+
+    def tuned(self, name: str) -> Tuned:
+        with self._door(f"domain {name} does not tell what is in force of it"):
+            return live.told(self._libvirt, self._connection.lookupByName(name))
+
+    def spare(self, name: str) -> int | None:
+        with self._door(f"domain {name} does not tell what it uses"):
+            return live.spare(self._libvirt, self._connection.lookupByName(name))
+
+    def remark(self, name: str, guarantee: Guarantee) -> None:
+        with self._door(f"domain {name} cannot be marked"):
+            domain = self._connection.lookupByName(name)
+            known = _claim_domain(name, domain.XMLDesc())
+            lib, lasting = self._libvirt, live.flags(self._libvirt, domain)
+            element = definition.element(replace(known, guarantee=guarantee))
+            domain.setMetadata(lib.VIR_DOMAIN_METADATA_ELEMENT, element, "phx", NAMESPACE, lasting)
+
+    def restart(self, name: str, xml: str) -> None:
+        with self._door(f"domain {name} cannot be started again"):
+            domain = self._connection.lookupByName(name)
+            _claim_domain(name, domain.XMLDesc())
+            live.restart(self._libvirt, domain, xml, self._connection.defineXML)
 
     def networks(self) -> dict[str, str]:
         found = {}
@@ -255,11 +307,20 @@ def _claim_network(name: str, xml: str) -> None:
         raise _foreign(f"network {name}")
 
 
-def _claim_domain(name: str, xml: str) -> None:
+def _seen(name: str, xml: str, state: State) -> Seen | None:
+    """What is told of a domain of ours; None when it is another's."""
+    known = mark(xml)
+    if known is None:
+        return None
+    return Seen(name, known, state, *definition.size(xml))
+
+
+def _claim_domain(name: str, xml: str) -> Mark:
     """WorkFailed unless the domain is ours, under the name that we gave it."""
     known = mark(xml)
     if known is None or domains.name(known.cluster, known.node) != name:
         raise _foreign(f"domain {name}")
+    return known
 
 
 def _foreign(what: str) -> WorkFailed:
@@ -282,8 +343,36 @@ class FakeHypervisor:
         return HostFacts("fake", "0.0.0", 4, 8 << 30, ("qemu",))
 
     def observe(self) -> tuple[Seen, ...]:
-        marks = ((name, mark(xml), state) for name, (xml, state) in sorted(self.domains.items()))
-        return tuple(Seen(name, m, state) for name, m, state in marks if m is not None)
+        told = (_seen(name, xml, state) for name, (xml, state) in sorted(self.domains.items()))
+        return tuple(seen for seen in told if seen is not None)
+
+    def tune(self, name: str, setting: Setting) -> None:
+        xml, state = self._there(name)
+        self.domains[name] = (definition.tuned(xml, setting), state)
+
+    def tuned(self, name: str) -> Tuned:
+        xml, state = self._there(name)
+        known = mark(xml)
+        disk = known.guarantee.disk if known else None
+        return Tuned(*definition.tuning(xml), *definition.size(xml), disk, state == "running")
+
+    def spare(self, name: str) -> int | None:
+        self._there(name)
+        return None
+
+    def remark(self, name: str, guarantee: Guarantee) -> None:
+        xml, state = self._there(name)
+        known = _claim_domain(name, xml)
+        self.domains[name] = (definition.remarked(xml, replace(known, guarantee=guarantee)), state)
+
+    def restart(self, name: str, xml: str) -> None:
+        _claim_domain(name, self._there(name)[0])
+        self.domains[name] = (xml, "running")
+
+    def _there(self, name: str) -> tuple[str, State]:
+        if name not in self.domains:
+            raise WorkFailed(f"there is no domain {name}")
+        return self.domains[name]
 
     def usage(self) -> tuple[Usage, ...]:
         found = []

@@ -19,6 +19,7 @@ from builder.errors import (
 )
 from builder.images.manifest import Manifest
 from builder.plan import Report
+from cluster.guarantee import Cgroup
 from cluster.hosts import facts, sandbox, ssh, xenhost
 from cluster.hosts.facts import HostFacts
 from cluster.hosts.host import Host
@@ -126,6 +127,8 @@ def add(
         host = replace(host, offers=told.modes)
     elif host.ssh:  # nobody boots a probe there: what its libvirt says is taken
         host = replace(host, accelerator="kvm" if "kvm" in told.types else "qemu")
+    if driver == "qemu":
+        host = replace(host, cgroup=_cgroup(site, host))
     site.ledger.put_host(host)
     return host, told
 
@@ -164,6 +167,16 @@ def _over_ssh(host: Host, where: str, folder: Path, own: Path | None) -> Host:
     return replace(
         host, uri=ssh.uri(host.driver, host.name, folder), folder=str(folder), run=str(control), ssh=str(path)
     )  # fmt: skip
+
+
+def _cgroup(site: Site, host: Host) -> Cgroup:
+    """Which cgroups the machine has, as systemd tells it by the file system that is there."""
+    reach = site.reach(host)
+    try:
+        kind = reach.run(["stat", "-fc", "%T", "/sys/fs/cgroup"], timeout=30)
+    finally:
+        reach.close()
+    return 2 if kind.strip() == "cgroup2fs" else 1
 
 
 def _told(host: Host) -> HostFacts:

@@ -156,6 +156,7 @@ def describe(name: str, home: Path, catalog: Path, network: int, cpus: str = "")
         # A tenth of the CPU stays for libvirtd, the broker and whoever works at the machine.
         cpu=cores * 9 // 10, memory=max(0, memory - RESERVED_MEMORY), network=network,
         partition=f"/phx-{name}", catalog=str(catalog), cpus=cpus,
+        cgroup=2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1,
     )  # fmt: skip
 
 

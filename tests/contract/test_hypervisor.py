@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+from dataclasses import replace
 
 import pytest
 
 from builder.errors import EnvironmentLacks, PhiloxeniaError, WorkFailed
 from cluster import domain, network
+from cluster.guarantee import Balloon, CpuTune
 from cluster.hosts.hypervisor import FakeHypervisor, Hypervisor, Libvirt
-from tests.invented import drawn
+from tests.invented import drawn, promise
 
 NODE = """\
 <node>
@@ -239,7 +241,71 @@ def test_close_may_be_said_twice(bench):
     bench.port.close()
 
 
+def test_a_balloon_is_told_and_read_back(bench):
+    name, xml = bench.nodes()[0]
+    bench.port.start(name, xml)
+    assert bench.port.tuned(name).balloon == Balloon(512 << 20)
+    for _ in range(2):
+        bench.port.tune(name, Balloon(256 << 20))
+        now = bench.port.tuned(name)
+        assert now.holds(Balloon(256 << 20)) and not now.holds(Balloon(512 << 20))
+        assert (now.vcpus, now.memory, now.running) == (1, 512 << 20, True), "what it booted with"
+    bench.stop(name, "off")
+    bench.port.tune(name, Balloon(384 << 20))
+    bench.port.resume(name)
+    assert bench.port.tuned(name).balloon == Balloon(384 << 20), "its definition has it too"
+
+
+def test_a_mark_is_written_again_and_only_its_guarantee_changes(bench):
+    name, xml = bench.nodes()[0]
+    bench.port.start(name, xml)
+    (before,) = bench.port.observe()
+    given = promise(cpu=750, memory=256 << 20)
+    for _ in range(2):
+        bench.port.remark(name, given)
+        (after,) = bench.port.observe()
+        assert after == replace(before, mark=replace(before.mark, guarantee=given))
+    bench.stop(name, "off")
+    bench.port.resume(name)
+    assert bench.port.observe()[0].mark.guarantee == given, "and stays"
+
+
+def test_a_domain_that_starts_again_as_another_keeps_its_name(bench):
+    name, xml = bench.nodes()[0]
+    bench.port.start(name, xml)
+    larger = xml.replace(">524288</memory>", ">1048576</memory>")
+    bench.port.restart(name, larger)
+    (seen,) = bench.port.observe()
+    assert (seen.name, seen.state, seen.memory) == (name, "running", 1 << 30)
+
+
+def test_what_is_not_ours_is_not_tuned_marked_or_started_again(bench):
+    bench.add_foreign()
+    for act in (
+        lambda: bench.port.remark("demo.foreign", promise()),
+        lambda: bench.port.restart("demo.foreign", bench.nodes()[0][1]),
+    ):
+        with pytest.raises(WorkFailed, match=r"domain demo\.foreign is not ours"):
+            act()
+    with pytest.raises(WorkFailed):
+        bench.port.tuned("demo.nobody")
+    with pytest.raises(WorkFailed):
+        bench.port.tune("demo.nobody", Balloon(1 << 30))
+    assert bench.foreign_lives()
+
+
 # Only what is libvirt's.
+
+
+def test_a_setting_that_the_driver_does_not_know_fails_in_our_words(tmp_path):
+    """libvirt's Python raises LookupError for it, which is no libvirtError."""
+    bench = driver(tmp_path)
+    with contextlib.closing(bench.port):
+        name, xml = bench.nodes()[0]
+        bench.port.start(name, xml)
+        with pytest.raises(WorkFailed, match="cannot be told: cgroup shares 7"):
+            bench.port.tune(name, CpuTune(7, 50_000))
+        assert bench.port.tuned(name).cpu is None, "nor does it tell"
 
 
 def test_a_network_that_is_defined_and_off_is_started(tmp_path):

@@ -1,0 +1,55 @@
+"""What runs on hosts now, and so what each of them has left to promise."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cluster.hosts import sandbox
+from cluster.place import Room, left
+
+if TYPE_CHECKING:
+    from cluster.domain import Mark
+    from cluster.hosts.host import Host
+    from cluster.hosts.hypervisor import Hypervisor, Seen
+    from cluster.hosts.reach import Reach
+    from cluster.site import Site
+
+
+@contextlib.contextmanager
+def connected(site: Site, host: Host) -> Iterator[tuple[Hypervisor, Reach]]:
+    """The host's hypervisor and the way to it, while the context is open. EnvironmentLacks if it does not answer."""
+    hypervisor = site.connect(host)
+    try:
+        reach = site.reach(host)
+        try:
+            yield hypervisor, reach
+        finally:
+            reach.close()
+    finally:
+        hypervisor.close()
+
+
+def seen(site: Site, host: Host) -> tuple[Seen, ...]:
+    """Our domains on the host; none while a sandbox does not run."""
+    if host.kind == "sandbox" and not sandbox.alive(host):
+        return ()
+    hypervisor = site.connect(host)
+    try:
+        return hypervisor.observe()
+    finally:
+        hypervisor.close()
+
+
+def room(site: Site, host: Host, but: str = "") -> Room:
+    """What the host has left. `but` is a cluster that is not counted, since it is placed anew.
+
+    Sandbox hosts are parts of one machine: what one has promised, no other has left.
+    """
+    sharing = [host]
+    if host.kind == "sandbox":
+        known = site.ledger.hosts()
+        sharing += [h for h in known if h.kind == "sandbox" and h.name != host.name]
+    marks: list[Mark] = [s.mark for h in sharing for s in seen(site, h)]
+    return left(host, marks, site.ledger.papers.intents(), but)

@@ -1,0 +1,378 @@
+"""What running nodes are promised changes whole or not at all, wherever it is cut off, whoever else asks. No guest."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
+
+from builder.errors import InputError, NoRoom, WorkFailed, explain
+from cluster import deploy, domain, launch, leaving, network, wait
+from cluster.contract import asked, enforce, proof, renegotiate
+from cluster.contract.enforce import shapes
+from cluster.guarantee import Balloon, settings
+from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.hosts.local import Here
+from cluster.plan import Launch
+from cluster.site import Site
+from tests.invented import CLUSTER, IMAGE, LAB, drawn
+
+NODES = ("head-1", "worker-1", "worker-2")
+PLAN = drawn()
+
+
+class Killed(BaseException):
+    """kill -9, as far as a test can have it in its own process."""
+
+
+class Bench(FakeHypervisor):
+    """A hypervisor and the queues of its host. After `fuse` more effects, whoever causes them is killed."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.fuse, self.stuck, self.effects = {}, -1, None, 0
+
+    def burn(self):
+        self.effects += 1
+        if self.fuse == 0:
+            raise Killed
+        self.fuse -= 1
+
+    def tune(self, name, setting):
+        self.burn()
+        if self.stuck != (name, type(setting)):
+            super().tune(name, setting)
+
+    def remark(self, name, guarantee):
+        self.burn()
+        super().remark(name, guarantee)
+
+    # queues
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def read(self, tap):
+        return self.held.get(tap, (None, None))
+
+    def ensure(self, tap, *shapes):
+        if self.held.get(tap) == shapes:
+            return False
+        self.burn()
+        self.held[tap] = shapes
+        return True
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A site with the demo cluster running on one host, all in memory."""
+    found, bench = Site(tmp_path), Bench()
+    found.bench = bench
+    found.catalog = SimpleNamespace(
+        root=tmp_path, get=lambda *_: IMAGE, hold=lambda *_: None, release=lambda *_: None, folder=lambda _: tmp_path
+    )  # fmt: skip
+    host = replace(LAB, kind="libvirt", folder=str(tmp_path), run=str(tmp_path), accelerator="qemu")
+    found.ledger.put_host(host)
+    reach = Here(host)
+    monkeypatch.setattr(reach, "queues", lambda: bench)
+    monkeypatch.setattr(Site, "connect", lambda *_: bench)
+    monkeypatch.setattr(Site, "reach", lambda *_: reach)
+
+    def apply(_plan, actions, _reach, hypervisor, *_):
+        for node in (a.node for a in actions if isinstance(a, Launch)):
+            hypervisor.start(node.domain, domain.xml(node.machine, node.context))
+
+    monkeypatch.setattr(deploy, "apply", apply)
+    monkeypatch.setattr(deploy, "guard", lambda *_: [])
+    monkeypatch.setattr("cluster.draft._demand_guard", lambda *_: None)
+    monkeypatch.setattr(wait.Wait, "until_ready", lambda self: {})
+    monkeypatch.setattr(leaving, "leave", lambda *_: None)
+    # The file is read again for each of hundreds of requests; here it is the same one.
+    monkeypatch.setattr(launch, "parse", cache(launch.parse))
+    up(found)
+    deploy.shape(PLAN, reach)
+    yield found
+    found.ledger.close()
+
+
+def up(site, text=CLUSTER, **more):
+    path = site.home / "demo.yaml"
+    path.write_text(text)
+    return launch.up(site, path, None, False, lambda _: None, **more)
+
+
+def ask(site, whom, *words, restart=False, report=lambda _: None):
+    found = renegotiate.addressed(site, whom)
+    return renegotiate.renegotiate(site, found, asked.asked(words), restart, report)
+
+
+def marks(site):
+    return {s.mark.node: s.mark.guarantee for s in site.bench.observe()}
+
+
+def in_force(site, node):
+    """Whether all that a node's mark promises, and nothing else, is in force."""
+    host, given = site.ledger.host("lab"), marks(site)[node]
+    now = site.bench.tuned(domain.name("demo", node))
+    told = settings(given, host.driver, host.cgroup, host.cpu)
+    held = site.bench.held.get(network.tap("demo", node))
+    return all(now.holds(s) for s in told) and held == shapes(given)
+
+
+def test_a_role_is_changed_while_it_runs_and_the_change_outlives_the_unchanged_file(site):
+    words = ("cpu.guarantee=0.75", "network.limit=50Mbit", "memory=768M")
+    outcome = ask(site, "demo/worker", *words)
+    assert [c.node for c in outcome.changes] == ["worker-1", "worker-2"]
+    for node in ("worker-1", "worker-2"):
+        given = marks(site)[node]
+        assert (given.cpu_guarantee, given.memory_min, given.memory_max) == (
+            750,
+            768 << 20,
+            768 << 20,
+        )
+        assert given.in_limit == given.out_limit == 50_000_000 and in_force(site, node)
+    assert marks(site)["head-1"].cpu_guarantee == 500, "nobody else"
+    before = marks(site)
+    assert not up(site).changes and marks(site) == before, "an unchanged file takes nothing back"
+    assert ask(site, "demo/worker", *words).changes == (), "nor is it changed twice"
+    assert [e.what for e in site.ledger.events("demo")][-1].startswith(
+        "cpu.guarantee 0.5 -> 0.75; memory.min 1G -> 768M"
+    )
+
+
+def test_new_nodes_of_the_role_get_it_too_and_one_node_may_have_its_own(site):
+    ask(site, "demo/worker", "cpu.guarantee=0.75")
+    ask(site, "demo/worker-2", "cpu.guarantee=0.25")
+    launch.scale(site, "demo", {"worker": 3}, lambda _: None)
+    cores = {n: g.cpu_guarantee for n, g in marks(site).items()}
+    assert cores == {"head-1": 500, "worker-1": 750, "worker-2": 250, "worker-3": 750}
+    ask(site, "demo/worker", "cpu.guarantee=0.6")
+    assert {g.cpu_guarantee for n, g in marks(site).items() if n != "head-1"} == {600}, (
+        "what was said last holds"
+    )
+
+
+def test_what_the_file_says_later_holds(site):
+    ask(site, "demo/head", "cpu.guarantee=0.75", "network.limit=50Mbit")
+    drawn_ = up(site, CLUSTER.replace("guarantee: 0.5, limit: 1}", "guarantee: 0.25, limit: 1}"))
+    assert [type(a).__name__ for a in drawn_.changes] == ["Adjust"]
+    head = marks(site)["head-1"]
+    assert (head.cpu_guarantee, head.in_limit) == (250, 50_000_000), (
+        "and leaves alone what it does not touch"
+    )
+    assert {t.field for t in site.ledger.papers.terms("demo")} == {"in_limit", "out_limit"}
+    ask(site, "demo/head", "network.limit=100Mbit")
+    assert site.ledger.papers.terms("demo") == (), "as the file says needs no term"
+
+
+def test_a_node_that_must_boot_again_is_left_alone_unless_told(site):
+    for words, why in (
+        (["cpu.limit=3"], "cpu.limit 3 takes 3 CPUs, it booted with 2"),
+        (["memory=2G"], "memory.max is 2G, it booted with 1G"),
+    ):
+        before = marks(site)
+        with pytest.raises(InputError) as caught:
+            ask(site, "demo/worker-1", *words)
+        assert explain(caught.value).startswith(
+            f"error: demo/worker-1: needs restart: {why}\n  hint: phx set --restart"
+        )
+        assert marks(site) == before and site.ledger.papers.terms("demo") == ()
+
+
+def test_who_may_boot_again_does_and_keeps_its_disk(site, monkeypatch):
+    adjusted = []
+    monkeypatch.setattr(deploy, "apply", lambda _p, actions, *_: adjusted.extend(actions))
+    outcome = ask(site, "demo/worker-1", "memory=2G", restart=True)
+    assert outcome.restarted == ("worker-1",)
+    assert [(type(a).__name__, a.node.name) for a in adjusted] == [
+        ("Keep", "head-1"), ("Adjust", "worker-1"), ("Keep", "worker-2"),
+    ]  # fmt: skip
+    assert {t.field for t in site.ledger.papers.terms("demo")} == {"memory_min", "memory_max"}
+
+
+def test_up_restarts_nobody_by_surprise(site):
+    larger = CLUSTER.replace("512M", "768M")
+    with pytest.raises(
+        InputError, match=r"1 running nodes would boot again: head-1 \(memory.max is 768M"
+    ):
+        up(site, larger)
+    assert marks(site)["head-1"].memory_min == 512 << 20
+    assert up(site, larger, restart=True).changes
+
+
+@pytest.mark.parametrize(
+    ("why", "whom", "words", "text"),
+    [
+        ("one node", "demo/worker-1", ["cpu.guarantee=1.9"],
+         "worker-1 asks for 1.4 cores more than it has\n  hint: lab has 1.3 cores, 4608M and 940Mbit left"),
+        ("a role asks for each of its nodes", "demo/worker", ["cpu.guarantee=1.2"],
+         "worker-2 asks for 0.7 cores more than it has\n  hint: lab has 0.6 cores, 4608M and 940Mbit left"),
+        ("bandwidth", "demo/worker", ["network.out.guarantee=600Mbit", "network.limit=1Gbit"],
+         "worker-2 asks for 580Mbit of bandwidth out more than it has\n"
+         "  hint: lab has 1.3 cores, 4608M and 940Mbit in, 360Mbit out left"),
+    ],
+)  # fmt: skip
+def test_more_than_the_host_has_left_is_refused_with_what_is_left(why, whom, words, text, site):
+    site.ledger.put_host(replace(site.ledger.host("lab"), cpu=2800))
+    before = marks(site)
+    with pytest.raises(NoRoom) as caught:
+        ask(site, whom, *words)
+    assert explain(caught.value) == f"error: {text}", why
+    assert marks(site) == before and site.ledger.papers.intents() == ()
+
+
+def test_a_limit_above_the_machine_is_refused(site):
+    with pytest.raises(NoRoom, match=r"cpu.limit 9 is more than host 'lab' has"):
+        ask(site, "demo/worker", "cpu.limit=9", restart=True)
+
+
+def test_a_guarantee_above_its_limit_is_refused_for_each_node(site):
+    ask(site, "demo/worker-2", "cpu.limit=1")
+    with pytest.raises(InputError) as caught:
+        ask(site, "demo/worker", "cpu.guarantee=1.5", "network.guarantee=1Gbit")
+    assert explain(caught.value).splitlines()[0] == (
+        "error: worker-1: network.in.guarantee would be above network.in.limit"
+    )
+    assert "error: worker-2: cpu.guarantee would be above cpu.limit" in explain(caught.value)
+
+
+def test_what_the_driver_cannot_hold_is_refused_with_the_key_the_host_and_the_reason(site):
+    site.ledger.put_host(replace(site.ledger.host("lab"), driver="xen"))
+    with pytest.raises(
+        InputError, match=r"disk.iops: host 'lab' cannot hold it: libvirt's Xen driver"
+    ):
+        ask(site, "demo/worker", "disk.iops=100")
+
+
+def test_one_refusal_of_the_kernels_and_all_of_it_is_as_it_was(site, monkeypatch):
+    monkeypatch.setattr(enforce, "STILL", 0.0)
+    before = marks(site)
+    site.bench.stuck = ("demo.worker-2", Balloon)
+    with pytest.raises(WorkFailed) as caught:
+        ask(site, "demo/worker", "cpu.guarantee=0.75", "memory=768M", "network.limit=50Mbit")
+    said = explain(caught.value)
+    assert said.startswith(
+        "error: worker-2 cannot have it; everything is as it was\n  because: worker-2's balloon"
+    )
+    assert marks(site) == before and all(in_force(site, n) for n in NODES)
+    assert site.ledger.papers.intents() == () == site.ledger.papers.terms("demo")
+
+
+@pytest.mark.parametrize(
+    ("whom", "text"),
+    [
+        ("demo/worke", "no node and no role 'worke' in demo\n  hint: did you mean 'worker'?"),
+        ("dmo/worker", "no cluster 'dmo'\n  hint: did you mean 'demo'?"),
+        ("worker", "no node 'worker'\n  hint: did you mean 'worker-2'?"),
+    ],
+)
+def test_whom(whom, text, site):
+    with pytest.raises(InputError) as caught:
+        renegotiate.addressed(site, whom)
+    assert explain(caught.value) == f"error: {text}"
+
+
+def test_cut_off_anywhere_it_is_taken_back_or_finished_by_the_next(site):
+    """A hundred times, at a point that chance chooses: no node between two guarantees, no change half made."""
+    chance, ends = random.Random(6), {"before": 0, "after": 0}
+    for n in range(100):
+        old = marks(site)
+        words = (
+            f"cpu.guarantee=0.{5 + n % 4}",
+            f"network.limit={50 + n % 7}Mbit",
+            f"memory={600 + n % 5}M",
+        )
+        site.bench.fuse = chance.randrange(10)
+        with contextlib.suppress(Killed):
+            ask(site, "demo/worker", *words)
+        site.bench.fuse = -1
+        said = []
+        if n % 5:
+            ask(site, "demo/head", "cpu.guarantee=0.5", report=said.append)
+        else:
+            launch.up(site, site.home / "demo.yaml", None, False, said.append)
+        assert all(in_force(site, node) for node in NODES), n
+        new = marks(site)
+        wanted = {
+            node: replace(old[node], **asked.asked(words)) for node in NODES if node != "head-1"
+        }
+        held = {node: new[node] for node in wanted}
+        assert held in ({node: old[node] for node in wanted}, wanted), f"{n}: all of it or nothing"
+        ends["after" if held == wanted else "before"] += 1
+        assert site.ledger.papers.intents() == ()
+    assert min(ends.values()) > 10, "both were seen"
+
+
+def test_two_who_race_for_the_last_room_one_has_it_and_the_other_is_told_what_is_left(site):
+    """A hundred times, without a leak: what is promised is what the marks say, and that is what the host has."""
+    host, given = site.ledger.host("lab"), {"worker-1": 20_000, "worker-2": 20_000}
+    for n in range(1, 101):
+        site.ledger.put_host(replace(host, network=60_000_000 + n * 100_000))
+        won, lost = [], []
+
+        def run(node, won=won, lost=lost):
+            try:
+                ask(site, f"demo/{node}", f"network.guarantee={given[node] + 100}kbit")
+                won.append(node)
+            except NoRoom as cause:
+                lost.append(explain(cause))
+
+        threads = [threading.Thread(target=run, args=(node,)) for node in given]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(won) == len(lost) == 1, n
+        assert "asks for 100kbit of bandwidth in more than it has" in lost[0]
+        assert lost[0].endswith("and 0bit left"), "and is told what is left"
+        given[won[0]] += 100
+        held = {node: g.in_guarantee // 1000 for node, g in marks(site).items()}
+        assert held == {"head-1": 20_000, **given}
+    assert site.ledger.papers.intents() == ()
+
+
+def test_what_was_cut_off_is_counted_in_full_until_it_is_settled(site):
+    site.ledger.put_host(replace(site.ledger.host("lab"), cpu=1800))
+    site.bench.fuse = 1
+    with contextlib.suppress(Killed):
+        ask(site, "demo/worker-1", "cpu.guarantee=0.8", "network.limit=50Mbit")
+    site.bench.fuse = -1
+    assert len(site.ledger.papers.intents()) == 1
+    from cluster import occupancy
+
+    assert occupancy.room(site, site.ledger.host("lab")).cpu == 0
+
+
+def test_drift_is_seen_counted_and_set_again(site):
+    assert all(line.ok for line in proof.look(site, "demo"))
+    xml, state = site.bench.domains["demo.worker-1"]
+    site.bench.domains["demo.worker-1"] = (xml.replace(">512<", ">99<"), state)
+    site.bench.held.pop(network.tap("demo", "worker-1"))
+    for times in (1, 2):
+        bad = [line for line in proof.look(site, "demo") if line.ok is False]
+        assert [(x.node, x.resource, x.violations) for x in bad] == [
+            ("worker-1", "cpu", times), ("worker-1", "network in", times), ("worker-1", "network out", times),
+        ]  # fmt: skip
+    assert bad[0].measured.startswith("cgroup shares 99") and bad[1].measured == "nothing holds it"
+    said = []
+    launch.up(site, site.home / "demo.yaml", None, False, said.append)
+    assert said == ["bandwidth of worker-1 set again", "cpu of worker-1 set again"]
+    lines = proof.look(site, "demo")
+    assert all(line.ok for line in lines) and max(line.violations for line in lines) == 2, (
+        "history stays"
+    )
+
+
+def test_what_is_off_violates_nothing(site):
+    xml, _ = site.bench.domains["demo.worker-1"]
+    site.bench.domains["demo.worker-1"] = (xml, "off")
+    lines = [line for line in proof.look(site, "demo") if line.node == "worker-1"]
+    assert {(line.measured, line.ok) for line in lines} == {("it does not run", None)}
