@@ -23,6 +23,7 @@ from cluster import membership, testing, tools
 from cluster.contract import cli as contracts
 from cluster.hosts.cli import here, host
 from cluster.metering import cli as metering
+from cluster.verify.cli import verify
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -35,6 +36,7 @@ app.command("scale")(membership.scale)
 app.command("replace")(membership.replace)
 app.command("recontext")(membership.recontext)
 app.command("events")(membership.events)
+app.command("verify")(verify)
 tools.register(app)
 contracts.register(app)
 metering.register(app)

@@ -96,6 +96,29 @@ def xml(machine: Machine, context: str) -> str:
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
+def essentials(text: str) -> dict[str, str]:
+    """What of a domain's XML makes it the machine that it is, in words that do not depend on who wrote it.
+
+    Of our own XML and of what libvirt has made of it, these are the same until somebody edits it.
+    """
+    root = ElementTree.fromstring(text)
+
+    def said(path: str) -> str:
+        return " ".join((root.findtext(path) or "").split())
+
+    def named(path: str, inner: str, attribute: str) -> str:
+        found = (d.find(inner) for d in root.iterfind(path))
+        return ", ".join(sorted(e.get(attribute, "") for e in found if e is not None))
+
+    return {
+        "memory": said("memory"), "vcpu": said("vcpu"), "kernel": said("os/kernel"), "initrd": said("os/initrd"),
+        "cmdline": said("os/cmdline"), "disks": named("devices/disk", "source", "file"),
+        "MAC": named("devices/interface", "mac", "address"),
+        "network": named("devices/interface", "source", "network"),
+        "device": named("devices/interface", "target", "dev"),
+    }  # fmt: skip
+
+
 def mark(text: str) -> Mark | None:
     """Our mark in a domain's XML; None when the domain is not ours."""
     found = ElementTree.fromstring(text).find(f"metadata/{{{NAMESPACE}}}node")

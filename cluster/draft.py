@@ -14,6 +14,7 @@ from builder.errors import InputError, NoRoom, Problem
 from builder.images.manifest import Manifest
 from cluster import network, occupancy, offline
 from cluster import spec as specs
+from cluster.calibrate.curve import Calibration, refusal
 from cluster.contract.terms import Term, in_force, promised
 from cluster.guarantee import Guarantee, refusals
 from cluster.hosts import guarding, sandbox
@@ -91,7 +92,9 @@ def draft(
     agreed = site.ledger.papers.terms(spec.cluster) if terms is None else terms
     written = {name: guarantee(role) for name, role in spec.roles.items()}
     promises = {node: promised(node, role, written[role], agreed) for node, role in spec.names}
-    host = _choose(promises, hosts, [occupancy.room(site, h, spec.cluster) for h in hosts])
+    calibrations = {h.name: site.ledger.calibration(h.name) for h in hosts}
+    rooms = [occupancy.room(site, h, spec.cluster) for h in hosts]
+    host = _choose(promises, hosts, rooms, calibrations)
     _enforceable(spec, document, host, promises)
     secret = row.secret if row else Secret(secrets.token_bytes(32))
     folders = {name: (m, host.image(m.id)) for name, m in images.items()}
@@ -258,7 +261,10 @@ def beyond(host: Host, given: Guarantee) -> bool:
     return given.cpu_limit > cores and given.vcpus * 1000 > cores
 
 
-def _choose(promises: Mapping[str, Guarantee], hosts: list[Host], rooms: list[Room]) -> Host:
+def _choose(
+    promises: Mapping[str, Guarantee], hosts: list[Host], rooms: list[Room],
+    calibrations: Mapping[str, Calibration | None],
+) -> Host:  # fmt: skip
     """The first host that holds the whole cluster: its nodes share one bridge."""
     wanted = list(promises.items())
     refused: list[NoRoom] = []
@@ -271,6 +277,9 @@ def _choose(promises: Mapping[str, Guarantee], hosts: list[Host], rooms: list[Ro
                     NoRoom(f"no host for {node}: its limit is {given.cpu_limit / 1000:g} cores",
                            f"{host.name} has {host.cpu * 10 // 9 / 1000:g}; lower cpu.limit")
                 )  # fmt: skip
+                break
+            if (why := refusal(given, calibrations[host.name])) is not None:
+                refused.append(NoRoom(f"host '{host.name}' is not for {node}: {why[0]}", why[1]))
                 break
         else:
             try:

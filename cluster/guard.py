@@ -176,6 +176,11 @@ def differing(shall: Standing, now: Standing) -> tuple[str, ...]:
     return tuple(sorted(t for t in taps if shall.allotted.get(t) != now.allotted.get(t)))
 
 
+def table_names(text: str) -> frozenset[str]:
+    """Of what `nft -j list tables` wrote."""
+    return frozenset(e["table"]["name"] for e in json.loads(text)["nftables"] if "table" in e)
+
+
 def senders(now: Standing) -> dict[str, Sender]:
     """Whom the rules in force know, by tap; those alone that they know whole."""
     found = {}

@@ -35,6 +35,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 
 from builder.errors import EnvironmentLacks, InputError, Problem, close
+from cluster.calibrate.curve import Calibration, calibration
 from cluster.contract import papers
 from cluster.hosts.host import Host
 from cluster.metering import books
@@ -48,6 +49,11 @@ _hosts = Table(
     Column("name", String, primary_key=True),
     Column("told", String, nullable=False),
 )
+_calibrations = Table(
+    "calibration", _tables,
+    Column("host", String, primary_key=True),
+    Column("told", String, nullable=False),
+)  # fmt: skip
 _clusters = Table(
     "cluster", _tables,
     Column("name", String, primary_key=True),
@@ -225,8 +231,22 @@ class Ledger:
             sql.execute(delete(_hosts).where(_hosts.c.name == host.name))
             sql.execute(insert(_hosts).values(name=host.name, told=json.dumps(asdict(host))))
 
+    def calibration(self, host: str) -> Calibration | None:
+        """What traffic costs on a host; None if nobody measured it."""
+        with self._sql() as sql:
+            told = sql.execute(
+                select(_calibrations.c.told).where(_calibrations.c.host == host)
+            ).scalar()
+        return None if told is None else calibration(json.loads(told))
+
+    def put_calibration(self, host: str, found: Calibration) -> None:
+        with self._sql() as sql:
+            sql.execute(delete(_calibrations).where(_calibrations.c.host == host))
+            sql.execute(insert(_calibrations).values(host=host, told=json.dumps(found.told())))
+
     def drop_host(self, name: str) -> None:
         with self._sql() as sql:
+            sql.execute(delete(_calibrations).where(_calibrations.c.host == name))
             sql.execute(delete(_hosts).where(_hosts.c.name == name))
 
     # clusters

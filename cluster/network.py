@@ -70,6 +70,10 @@ def allot(
     return {node: found[node] for node, _ in spec.names}
 
 
+PREFIXES = ("phxb", "phxt", "phxi")
+"""What the names of our devices begin with: bridges, taps, and the taps' ifb devices."""
+
+
 def bridge(cluster: str) -> str:
     """Device names hold 15 characters; a digest keeps clusters with long names apart."""
     return "phxb" + hashlib.sha256(cluster.encode()).hexdigest()[:8]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from builder.errors import InputError, NoRoom, Problem, close
 from builder.plan import Report
 from cluster import draft, launch, occupancy
+from cluster.calibrate.curve import Calibration, refusal
 from cluster.contract import asked, terms
 from cluster.contract.enforce import Change, Enforcer
 from cluster.contract.terms import Term
@@ -84,6 +85,7 @@ def renegotiate(
                 booting = _restarts(whom, changes, seen, restart)
                 real = [c for c in changes if c.before != c.after and c.node in seen]
                 admit(occupancy.room(site, host), [(c.node, c.before, c.after) for c in real])
+                _carried(site.ledger.calibration(host.name), real)
                 if not booting:
                     enforcer.carry_out(real, granted)
                     _remember(site, row, real)
@@ -131,6 +133,13 @@ def _check(host: Host, changes: list[Change], wanted: Mapping[str, int]) -> None
                 f"cpu.limit {change.after.cpu_limit / 1000:g} is more than host '{host.name}' has"
             )
             raise NoRoom(what, f"it has {host.cpu * 10 // 9 / 1000:g} cores")
+
+
+def _carried(known: Calibration | None, changes: Iterable[Change]) -> None:
+    """NoRoom for the first node whose CPU would not carry its bandwidth on this host, as far as that was measured."""
+    for change in changes:
+        if (why := refusal(change.after, known)) is not None:
+            raise NoRoom(f"{change.node}: {why[0]}", why[1])
 
 
 def _restarts(

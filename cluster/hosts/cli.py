@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from builder.cli import Json
 from builder.terminal import Terminal, home, library, user
+
+if TYPE_CHECKING:
+    from cluster.calibrate.curve import Calibration
 
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
 
@@ -158,6 +161,25 @@ def host_add(
     Terminal().say(f"host '{name}' added: {told.named}, {found.cpu / 1000:g} cores for guests")
 
 
+@host.command("calibrate")
+def host_calibrate(
+    name: Annotated[str, typer.Argument(help="The host's name.")] = "local", as_json: Json = False
+) -> None:
+    """Measure what network traffic costs in CPU, with two guests, and keep it with the host."""
+    from cluster.calibrate import sweep
+
+    terminal, site = Terminal(), here()
+    found = sweep.calibrate(site, site.ledger.host(name), terminal.report)
+    site.ledger.put_calibration(name, found)
+    if as_json:
+        terminal.json(found.told())
+    else:
+        terminal.table(("DIRECTION", "CAP", "USED", "OF IT HOST", "BANDWIDTH"), sweep.table(found))
+        terminal.say(
+            f"host '{name}' is calibrated: a guest without traffic uses {found.idle / 1000:g} cores"
+        )
+
+
 @host.command("ls")
 def host_ls(as_json: Json = False) -> None:
     """List the hosts, and whether they answer."""
@@ -170,6 +192,15 @@ def host_ls(as_json: Json = False) -> None:
     else:
         terminal.table(("HOST", "KIND", "ANSWERS", "URI"),
                        [(h.name, h.kind, "yes" if ok else "no", h.uri) for h, ok in rows])  # fmt: skip
+
+
+def _cost(known: Calibration | None) -> str:
+    from cluster.calibrate.curve import DIRECTIONS
+
+    if known is None:
+        return "not calibrated (phx host calibrate measures what it costs)"
+    told = [f"{known.curve(d).bandwidth_for(500) // 10**6}Mbit {d}" for d in DIRECTIONS]
+    return f"half a core carries {' or '.join(told)}; calibrated {known.when}"
 
 
 @host.command("show")
@@ -189,11 +220,13 @@ def host_show(
     finally:
         hypervisor.close()
         reach.close()
+    known = site.ledger.calibration(name)
     whole = room = Room.of(found)
     for s in seen:
         room = room.less(s.mark.guarantee)
     if as_json:
         terminal.json({**asdict(found), "facts": asdict(facts), "left": asdict(room),
+                       "calibration": known.told() if known else None,
                        "domains": [s.name for s in seen]})  # fmt: skip
         return
     own = f", of which dom0 has {facts.own / 1000:g}" if facts.own else ""
@@ -206,6 +239,7 @@ def host_show(
         ("promises", str(whole).removesuffix(" left")),
         ("left", str(room).removesuffix(" left")),
         ("domains", str(len(seen))),
+        ("traffic", _cost(known)),
         *(("limit", text) for text in facts.limits),
     ]  # fmt: skip
     terminal.say(f"{name}: {found.kind}, {facts.named}, {found.uri}")

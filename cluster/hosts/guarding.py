@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from builder.errors import CommandFailed, EnvironmentLacks, WorkFailed
 from cluster import network
-from cluster.guard import Sender, Standing, differing, ruleset, senders, standing
+from cluster.guard import Sender, Standing, differing, ruleset, senders, standing, table_names
 from cluster.hosts.reach import Reach
 
 QUICK = 60.0
@@ -19,6 +19,7 @@ _BOTH = (
     'nft -j list table bridge "$1" 2>/dev/null || :'
 )
 _NOW = f'{_PATH}nft -j list table bridge "$1" 2>/dev/null || :'
+_TABLES = f"{_PATH}exec nft -j list tables bridge"
 _SET = f"{_PATH}exec nft -f -"
 
 
@@ -66,6 +67,17 @@ def read(reach: Reach, cluster: str) -> Standing:
             return Standing()
         raise
     return standing(said)
+
+
+def tables(reach: Reach) -> frozenset[str]:
+    """Names of all tables of the bridge family on the host; none where it has no nft."""
+    try:
+        said = reach.run(["sh", "-c", _TABLES], timeout=QUICK)
+    except CommandFailed as cause:
+        if cause.status == _MISSING:
+            return frozenset()
+        raise
+    return table_names(said)
 
 
 def remove(reach: Reach, cluster: str) -> None:

@@ -70,6 +70,10 @@ class Hypervisor(Protocol):
         """Shut a domain down and start it as `xml`; its disks stay. WorkFailed if it is not ours."""
         ...
 
+    def definition(self, name: str) -> str:
+        """The XML of one of our domains as it is now; "" when there is none."""
+        ...
+
     def networks(self) -> dict[str, str]:
         """Our networks that are up: libvirt's name -> cluster."""
         ...
@@ -177,8 +181,13 @@ class Libvirt:
             domain.name(), known, domain.ID(), cpu, memory << 10, most << 10,
             received=added(n[0] for n in nics), sent=added(n[4] for n in nics),
             read=added(b[1] for b in blocks), written=added(b[3] for b in blocks),
-            waited=self._waited(domain),
+            waited=self._waited(domain), guest=self._ran(domain),
         )  # fmt: skip
+
+    def _ran(self, domain: Any) -> int | None:
+        """ns that its CPUs ran, without its emulator's other threads."""
+        found = self._told(domain.vcpus)
+        return sum(cpu[2] for cpu in found[0]) if found else None
 
     def _waited(self, domain: Any) -> int | None:
         """ns that its CPUs waited for a core, from the kernel's schedstat by way of QEMU's driver."""
@@ -227,6 +236,14 @@ class Libvirt:
             domain = self._connection.lookupByName(name)
             _claim_domain(name, domain.XMLDesc())
             live.restart(self._libvirt, domain, xml, self._connection.defineXML)
+
+    def definition(self, name: str) -> str:
+        with self._door(f"domain {name} does not show its definition"):
+            domain = self._found(self._connection.lookupByName, name)
+            text: str = "" if domain is None else domain.XMLDesc()
+        if text:
+            _claim_domain(name, text)
+        return text
 
     def networks(self) -> dict[str, str]:
         found = {}
@@ -383,6 +400,12 @@ class FakeHypervisor:
             told: Any = plain | self.counters.get(s.name, {})
             found.append(Usage(s.name, s.mark, **told))
         return tuple(found)
+
+    def definition(self, name: str) -> str:
+        text = self.domains[name][0] if name in self.domains else ""
+        if text:
+            _claim_domain(name, text)
+        return text
 
     def networks(self) -> dict[str, str]:
         found = ((name, _cluster(xml)) for name, xml in self.nets.items())

@@ -14,9 +14,8 @@ from typing import Any
 from builder.errors import WorkFailed
 from cluster.network import ifb
 
-LIMIT_PACKETS = 256
-"""Length of each shaped queue: 100 ms of full frames at 30 Mbit/s."""
 _ALL = 0x0003  # ETH_P_ALL
+_UP = 0x1  # IFF_UP
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +24,18 @@ class Shape:
 
     guarantee: int
     limit: int
+
+
+def depth(limit: int) -> int:
+    """Packets that a queue may hold: 200 ms of what a guest sends at `limit` bit/s, and no more than 256.
+
+    Up to 25 Mbit/s a TCP sender hands over two full frames at once, above that what it sends in a millisecond (Linux:
+    tcp_tso_autosize). So 256 are a quarter of a second at any higher rate.
+
+    >>> depth(5_000_000), depth(100_000_000)
+    (41, 256)
+    """
+    return min(256, max(16, limit // 120_000))
 
 
 class Shaper:
@@ -49,11 +60,11 @@ class Shaper:
 
     def read(self, tap: str) -> tuple[Shape | None, Shape | None]:
         """(to the guest, from the guest) as the kernel holds them now; None where nothing is set."""
-        index = self._index(tap)
-        kinds = (
-            [q.get_attr("TCA_KIND") for q in self._netlink.get_qdiscs(index=index)] if index else []
-        )
-        return self._shape(tap), self._shape(ifb(tap)) if "ingress" in kinds else None
+        outer, inner = self._index(tap), self._index(ifb(tap))
+        if outer is None:
+            return None, None
+        sent_on = inner is not None and self._sent_on(outer, inner)
+        return self._shape(outer), self._shape(inner) if inner is not None and sent_on else None
 
     def ensure(self, tap: str, inward: Shape, outward: Shape) -> bool:
         """Hold what comes to the guest and what comes from it; whether anything had to change."""
@@ -84,7 +95,9 @@ class Shaper:
                 netlink.tc(
                     "replace-class", "htb", index, 0x10010, parent=0x10001, rate=floor, ceil=whole
                 )
-                netlink.tc("replace", "pfifo", index, 0x100000, parent=0x10010, limit=LIMIT_PACKETS)
+                netlink.tc(
+                    "replace", "pfifo", index, 0x100000, parent=0x10010, limit=depth(shape.limit)
+                )
             self._drop_ingress(outer)
             netlink.tc("add", "ingress", outer, 0xFFFF0000)
             netlink.tc(
@@ -125,16 +138,31 @@ class Shaper:
             if qdisc.get_attr("TCA_KIND") == "ingress":
                 self._netlink.tc("del", "ingress", index, 0xFFFF0000)
 
-    def _shape(self, device: str) -> Shape | None:
-        index = self._index(device)
-        if index is None:
-            return None
+    def _sent_on(self, outer: int, inner: int) -> bool:
+        """Whether what comes in at one device is sent to another, which is up and lets it pass."""
+        if not any(link["flags"] & _UP for link in self._netlink.get_links(inner)):
+            return False
+        for found in self._netlink.get_filters(index=outer, parent=0xFFFF0000):
+            told = found.get_attr("TCA_OPTIONS")
+            actions = told.get_attr("TCA_U32_ACT") if hasattr(told, "get_attr") else None
+            for _, action in actions["attrs"] if actions else ():
+                parms = action.get_attr("TCA_ACT_OPTIONS").get_attr("TCA_MIRRED_PARMS")
+                if parms and parms["ifindex"] == inner:
+                    return True
+        return False
+
+    def _shape(self, index: int) -> Shape | None:
+        """None unless all packets of the device go through our class, and that one may borrow up to its ceil."""
+        rooted = self._rooted(index)
+        rates = {}
         for item in self._netlink.get_classes(index=index):
-            if item["handle"] == 0x10010 and item.get_attr("TCA_KIND") == "htb":
-                options = item.get_attr("TCA_OPTIONS")
-                parms = options.get_attr("TCA_HTB_PARMS")
-                return Shape(parms["rate"] * 8, parms["ceil"] * 8)
-        return None
+            if item.get_attr("TCA_KIND") == "htb":
+                parms = item.get_attr("TCA_OPTIONS").get_attr("TCA_HTB_PARMS")
+                rates[item["handle"]] = (parms["rate"] * 8, parms["ceil"] * 8)
+        if not rooted or 0x10001 not in rates or 0x10010 not in rates:
+            return None
+        (whole, _), (floor, most) = rates[0x10001], rates[0x10010]
+        return Shape(floor, most) if whole == most else None
 
     @staticmethod
     def _error() -> type[Exception]:

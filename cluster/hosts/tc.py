@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from builder.errors import WorkFailed
 from cluster.guarantee import vif_bits, vif_rate
-from cluster.hosts.shaping import LIMIT_PACKETS, Shape
+from cluster.hosts.shaping import Shape, depth
 from cluster.network import ifb
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _batch(device: str, shape: Shape, new: bool) -> str:
         f"qdisc replace dev {device} root handle 1: htb default 10",
         f"class replace dev {device} parent 1: classid 1:1 htb rate {whole} ceil {whole}",
         f"class replace dev {device} parent 1:1 classid 1:10 htb rate {floor} ceil {whole}",
-        f"qdisc replace dev {device} parent 1:10 handle 10: pfifo limit {LIMIT_PACKETS}",
+        f"qdisc replace dev {device} parent 1:10 handle 10: pfifo limit {depth(shape.limit)}",
     ]
     # A qdisc with classes cannot be replaced by itself, and need not be.
     return "".join(f"{line}\n" for line in (lines if new else lines[1:]))

@@ -20,7 +20,7 @@ class Usage:
     """One running domain's counters since its hypervisor started it. None is what the driver does not tell.
 
     run       the hypervisor's number of this start of the domain: another one, and the counters began again
-    cpu       ns that the guest and its emulator ran
+    cpu       ns that the guest and its emulator ran; `guest` those of its own CPUs
     waited    ns that its CPUs had work and no core
     memory    bytes that it has now, `memory_limit` those that it can have
     received, sent  bytes on its network, as the guest sees it
@@ -38,6 +38,7 @@ class Usage:
     read: int | None = None
     written: int | None = None
     waited: int | None = None
+    guest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
