@@ -16,9 +16,11 @@ from builder.errors import PhiloxeniaError
 from builder.plan import Report
 from cluster import domain, network
 from cluster.contract.enforce import shapes
-from cluster.hosts import guarding, store
+from cluster.hosts import guarding, store, uplink
 from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.policy import Uplink
 from cluster.hosts.reach import Reach
+from cluster.hosts.uplink import Share
 from cluster.plan import (
     Action,
     Adjust,
@@ -92,7 +94,30 @@ def shape(plan: ClusterPlan, reach: Reach, but: Container[str] = ()) -> list[str
         for node in (n for n in plan.nodes if n.name not in but):
             if queues.ensure(node.machine.tap, *shapes(node.machine.guarantee)):
                 changed.append(node.name)
+    if plan.uplink and lead_out(plan, reach):
+        changed.append("the uplink")
     return changed
+
+
+def lead_out(plan: ClusterPlan, reach: Reach) -> bool:
+    """Let the bridge go on through the host's uplink, every node with its share; whether anything had to change."""
+    if plan.uplink is None:
+        return False
+    return uplink.ensure(reach, plan.uplink, network.bridge(plan.cluster), shares(plan))
+
+
+def close(plan: ClusterPlan, reach: Reach, lent: Uplink | None) -> None:
+    """Let go of the host's uplink if the cluster had it and its file says so no longer."""
+    if plan.uplink is None and lent is not None:
+        uplink.release(reach, lent.device, network.bridge(plan.cluster))
+
+
+def shares(plan: ClusterPlan) -> list[Share]:
+    """What each node has of the cluster's uplink."""
+    return [
+        Share(n.machine.mac, n.machine.guarantee.out_guarantee, n.machine.guarantee.out_limit)
+        for n in plan.nodes
+    ]
 
 
 def guard(plan: ClusterPlan, reach: Reach, leaving: Collection[str] = ()) -> list[str]:
@@ -143,8 +168,9 @@ def remove(
 
 
 def take_down(
-    cluster: str, names: Sequence[str], reach: Reach, hypervisor: Hypervisor, report: Report
-) -> None:
+    cluster: str, names: Sequence[str], reach: Reach, hypervisor: Hypervisor, report: Report,
+    lent: Uplink | None = None,
+) -> None:  # fmt: skip
     """Remove every domain, device, network and file of the cluster.
 
     names  nodes that the ledger knows; what the hypervisor shows beyond them goes too
@@ -158,6 +184,8 @@ def take_down(
     with reach.queues() as queues:
         for node in everyone:
             queues.remove(network.tap(cluster, node))
+    if lent is not None:
+        uplink.release(reach, lent.device, network.bridge(cluster))
     guarding.remove(reach, cluster)
     hypervisor.remove_network(network.name(cluster))
     store.remove_nodes(reach, cluster, *everyone)

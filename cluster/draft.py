@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from builder.document import Document, by_line
 from builder.errors import InputError, NoRoom, Problem
 from builder.images.manifest import Manifest
+from builder.units import show_rate
 from cluster import network, occupancy, offline
 from cluster import spec as specs
 from cluster.calibrate.curve import Calibration, refusal
@@ -19,6 +20,7 @@ from cluster.contract.terms import Term, in_force, promised
 from cluster.guarantee import Guarantee, refusals
 from cluster.hosts import guarding, sandbox
 from cluster.hosts.host import Host
+from cluster.hosts.policy import Uplink
 from cluster.ledger import ClusterRow
 from cluster.place import Room, place
 from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee, virtualization
@@ -116,6 +118,8 @@ def draft(
         context=fingerprint,
         images=json.dumps({name: images[role.image].id for name, role in spec.roles.items()}),
     )
+    if spec.uplink:
+        plan = replace(plan, uplink=_uplink(site, spec, document, host, promises))
     if plan.senders:
         _demand_guard(site, host)
     actions = compare(plan, occupancy.seen(site, host), anew)
@@ -200,6 +204,26 @@ def _candidates(
     if hosts:
         return hosts
     return [sandbox.describe(DEFAULT_HOST, site.home, site.catalog.root, DEFAULT_NETWORK)]
+
+
+def _uplink(
+    site: Site, spec: ClusterSpec, document: Document, host: Host, promises: Mapping[str, Guarantee]
+) -> Uplink:
+    """What the host lends to the cluster. InputError if that is nothing, NoRoom if it carries less than is promised."""
+    lent = site.ledger.uplink(host.name)
+    if lent is None:
+        what = f"host '{host.name}' lends no uplink"
+        hint = f"phx host uplink {host.name} DEVICE:RATE"
+        raise InputError(document.problem(("uplink",), what, hint))
+    if others := [c for c in site.uses_uplink(host.name) if c != spec.cluster]:
+        what = f"the uplink of host '{host.name}' is used by {others[0]}"
+        raise InputError(document.problem(("uplink",), what, f"phx down {others[0]} first"))
+    asked = sum(given.out_guarantee for given in promises.values())
+    if asked > lent.promised:
+        what = f"the nodes' guarantees out of the network are {show_rate(asked)} together"
+        hint = f"the uplink of host '{host.name}' can promise {show_rate(lent.promised)}; lower network.out.guarantee"
+        raise NoRoom(what, hint)
+    return lent
 
 
 def _demand_guard(site: Site, host: Host) -> None:

@@ -191,6 +191,7 @@ def _change(
         try:
             leaving = [a.node for a in drawn.actions if isinstance(a, Remove)]
             guarded = deploy.guard(drawn.plan, reach, leaving)
+            deploy.close(drawn.plan, reach, site.ledger.uplink(host.name))
             ready.say_goodbye(site, drawn, reach, report)
             if any(isinstance(a, Replace) for a in drawn.actions):
                 look.account(site, host.name, hypervisor)  # their counters go with them
@@ -322,7 +323,8 @@ def down(site: Site, cluster: str, report: Report) -> None:
         hypervisor, reach = site.connect(host), site.reach(host)
         try:
             look.account(site, host.name, hypervisor)
-            deploy.take_down(cluster, names, reach, hypervisor, report)
+            lent = site.ledger.uplink(host.name)
+            deploy.take_down(cluster, names, reach, hypervisor, report, lent)
         finally:
             hypervisor.close()
             reach.close()

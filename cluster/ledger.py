@@ -38,6 +38,7 @@ from builder.errors import EnvironmentLacks, InputError, Problem, close
 from cluster.calibrate.curve import Calibration, calibration
 from cluster.contract import papers
 from cluster.hosts.host import Host
+from cluster.hosts.policy import Uplink
 from cluster.metering import books
 from cluster.spec import natural
 from contextualize.identity import Secret
@@ -53,6 +54,12 @@ _calibrations = Table(
     "calibration", _tables,
     Column("host", String, primary_key=True),
     Column("told", String, nullable=False),
+)  # fmt: skip
+_uplinks = Table(
+    "uplink", _tables,
+    Column("host", String, primary_key=True),
+    Column("device", String, nullable=False),
+    Column("rate", Integer, nullable=False),
 )  # fmt: skip
 _clusters = Table(
     "cluster", _tables,
@@ -244,9 +251,23 @@ class Ledger:
             sql.execute(delete(_calibrations).where(_calibrations.c.host == host))
             sql.execute(insert(_calibrations).values(host=host, told=json.dumps(found.told())))
 
+    def uplink(self, host: str) -> Uplink | None:
+        """The device that the host lends to a cluster; None if it has none."""
+        with self._sql() as sql:
+            found = select(_uplinks.c.device, _uplinks.c.rate).where(_uplinks.c.host == host)
+            row = sql.execute(found).first()
+        return Uplink(*row) if row else None
+
+    def put_uplink(self, host: str, lent: Uplink | None) -> None:
+        with self._sql() as sql:
+            sql.execute(delete(_uplinks).where(_uplinks.c.host == host))
+            if lent is not None:
+                sql.execute(insert(_uplinks).values(host=host, **asdict(lent)))
+
     def drop_host(self, name: str) -> None:
         with self._sql() as sql:
             sql.execute(delete(_calibrations).where(_calibrations.c.host == name))
+            sql.execute(delete(_uplinks).where(_uplinks.c.host == name))
             sql.execute(delete(_hosts).where(_hosts.c.name == name))
 
     # clusters

@@ -22,6 +22,7 @@ from cluster.guard import Sender
 from cluster.hosts import store
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Seen
+from cluster.hosts.policy import Uplink
 from cluster.spec import ClusterSpec, Role
 from contextualize.certificate import PORT, certificate
 from contextualize.cloudinit import seed_files
@@ -72,6 +73,8 @@ class ClusterPlan:
     network_xml: str
     nodes: tuple[NodePlan, ...]
     documents: Documents = field(repr=False, compare=False)
+    uplink: Uplink | None = None
+    """The device through which its bridge goes on outside."""
 
     @property
     def context(self) -> Context:

@@ -11,7 +11,18 @@ from cluster import network
 from cluster.contract import asked
 from cluster.guarantee import KEYS, Guarantee, Record, contract, show_rates
 from cluster.guard import record
-from cluster.plan import Action, Adjust, Keep, Launch, NodePlan, Remove, Replace, Resume, guarantee
+from cluster.plan import (
+    Action,
+    Adjust,
+    ClusterPlan,
+    Keep,
+    Launch,
+    NodePlan,
+    Remove,
+    Replace,
+    Resume,
+    guarantee,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +116,12 @@ def promised(node: NodePlan) -> tuple[Record, ...]:
     return (*held, record(node.guarded))
 
 
+def _way(plan: ClusterPlan) -> str:
+    if plan.uplink is None:
+        return "closed"
+    return f"goes on through {plan.uplink}, an htb class for each node"
+
+
 def plan_data(drawn: Draft) -> dict[str, Any]:
     """The plan for programs: no secrets, no keys."""
     doings = {n: (v, why) for n, v, why in map(verb, drawn.actions)}
@@ -128,7 +145,7 @@ def plan(drawn: Draft, terminal: Terminal) -> None:
     memory = sum(n.machine.guarantee.memory_min for n in drawn.plan.nodes)
     terminal.say(
         f"cluster {spec.cluster}{'' if drawn.before else ' (new)'} on host {drawn.host.name}\n"
-        f"network {drawn.plan.network}, closed; {network.gateway(drawn.plan.network)} is the host\n"
+        f"network {drawn.plan.network}, {_way(drawn.plan)}; {network.gateway(drawn.plan.network)} is the host\n"
         f"promised in all: {total / 1000:g} of {drawn.host.cpu / 1000:g} cores, "
         f"{show_size(memory)} of {show_size(drawn.host.memory)}\n"
     )

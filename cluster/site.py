@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -67,6 +68,11 @@ class Site:
 
             return There(host)
         return Here(host)
+
+    def uses_uplink(self, host: str) -> list[str]:
+        """Clusters on the host whose file says `uplink: true`: one at most, since a device is a port of one bridge."""
+        rows = (c for c in self.ledger.clusters() if c.host == host and c.spec)
+        return [c.name for c in rows if json.loads(c.spec).get("uplink")]
 
     def start_host(self, name: str, bandwidth: int | None = None, cpus: str | None = None) -> Host:
         """A sandbox host, running and in the ledger. Without `bandwidth` and `cpus` it keeps what it had."""

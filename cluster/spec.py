@@ -301,6 +301,9 @@ class ClusterSpec(Written):
     owner: Owner | None = Field(
         None, description="whose account it is on; else the user's who launched it"
     )
+    uplink: bool = Field(
+        False, description="whether its network goes on through the host's uplink, shared by shares"
+    )
     roles: dict[Name, Role] = Field(description="roles by name", min_length=1)
     authorized_keys: Many[PublicKey] = Field(
         (), description="public keys that may enter every node"

@@ -161,6 +161,30 @@ def host_add(
     Terminal().say(f"host '{name}' added: {told.named}, {found.cpu / 1000:g} cores for guests")
 
 
+@host.command("uplink")
+def host_uplink(
+    name: Annotated[str, typer.Argument(help="The host's name.")],
+    device: Annotated[
+        str, typer.Argument(metavar="DEVICE:RATE", help="As in eth1:1Gbit; `none` takes it back.")
+    ],
+) -> None:
+    """Lend a device that leads outside to the cluster whose file says uplink: true."""
+    from builder.errors import InputError, Problem
+    from cluster.hosts import policy
+
+    site = here()
+    site.ledger.host(name)
+    if on := site.uses_uplink(name):
+        what = f"the uplink of host '{name}' is used by {on[0]}"
+        raise InputError(Problem("", what, f"phx down {on[0]} first"))
+    try:
+        lent = None if device == "none" else policy.uplink(device)
+    except ValueError as cause:
+        raise InputError(Problem("", *str(cause).split("; "))) from None
+    site.ledger.put_uplink(name, lent)
+    Terminal().say(f"host '{name}' lends {lent or 'no uplink'}")
+
+
 @host.command("calibrate")
 def host_calibrate(
     name: Annotated[str, typer.Argument(help="The host's name.")] = "local", as_json: Json = False
@@ -240,6 +264,7 @@ def host_show(
         ("left", str(room).removesuffix(" left")),
         ("domains", str(len(seen))),
         ("traffic", _cost(known)),
+        ("uplink", str(site.ledger.uplink(name) or "none (phx host uplink lends one)")),
         *(("limit", text) for text in facts.limits),
     ]  # fmt: skip
     terminal.say(f"{name}: {found.kind}, {facts.named}, {found.uri}")

@@ -44,6 +44,7 @@ class Code(StrEnum):
     BRIDGE = "PHX-V11"
     DISK = "PHX-V12"
     AGREED = "PHX-V13"
+    UPLINK = "PHX-V14"
     DEVICE = "PHX-V21"
     DOMAIN = "PHX-V22"
     NETWORK = "PHX-V23"
@@ -58,7 +59,8 @@ _OTHERS = "it may be another home's; else remove it by hand"
 REMEDY = {
     Code.GONE: _UP, Code.OFF: _UP, Code.ANOTHER: "phx up --replace with the cluster's file; its disk goes",
     Code.EDITED: _REPLACE, Code.CPU: _FIXED, Code.MEMORY: _FIXED, Code.IO: _FIXED, Code.BANDWIDTH: _FIXED,
-    Code.SOURCE: _FIXED, Code.TAP: _REPLACE, Code.BRIDGE: _FIXED, Code.DISK: _REPLACE, Code.AGREED: _UP,
+    Code.SOURCE: _FIXED, Code.TAP: _REPLACE, Code.BRIDGE: _FIXED, Code.UPLINK: _FIXED, Code.DISK: _REPLACE,
+    Code.AGREED: _UP,
     Code.DEVICE: "phx verify --all --fix removes it", Code.DOMAIN: _OTHERS, Code.NETWORK: _OTHERS,
     Code.FILES: _OTHERS, Code.SILENT: "phx host ls shows what runs",
 }  # fmt: skip

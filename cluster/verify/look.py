@@ -6,16 +6,16 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from builder.errors import PhiloxeniaError
-from cluster import launch, network
+from builder.errors import PhiloxeniaError, WorkFailed
+from cluster import deploy, launch, network
 from cluster.contract.enforce import shapes
 from cluster.draft import Draft, draft
 from cluster.guarantee import settings
-from cluster.hosts import guarding, store
+from cluster.hosts import guarding, store, uplink
 from cluster.hosts.host import LOGS, RUN, STATE, Host
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.hosts.reach import Reach
-from cluster.plan import Adjust, Keep, NodePlan, Replace
+from cluster.plan import Adjust, ClusterPlan, Keep, NodePlan, Replace
 from cluster.site import Site
 from cluster.verify.drift import Code, Drift, Facts, Left, code_of, of_cluster, of_host
 
@@ -54,7 +54,22 @@ def cluster(site: Site, name: str, reach: Reach, hypervisor: Hypervisor) -> Look
         {n.name: _settings(n, reach.host, hypervisor) for n in there},
     )  # fmt: skip
     shall = {n.machine.tap: shapes(n.machine.guarantee) for n in there}
-    return Looked(drawn, of_cluster(drawn.plan, drawn.actions, facts, shall))
+    found = of_cluster(drawn.plan, drawn.actions, facts, shall)
+    return Looked(drawn, (*found, *_uplink(drawn.plan, reach)))
+
+
+def _uplink(plan: ClusterPlan, reach: Reach) -> Iterable[Drift]:
+    if plan.uplink is None:
+        return
+    device, bridge = plan.uplink.device, network.bridge(plan.cluster)
+    try:
+        now = uplink.read(reach, device)
+    except WorkFailed as cause:
+        yield Drift(Code.UPLINK, plan.host, plan.cluster, "", cause.what, device)
+        return
+    if now != uplink.wanted(plan.uplink, bridge, deploy.shares(plan)):
+        what = f"the uplink {device} does not hold the shares that are promised"
+        yield Drift(Code.UPLINK, plan.host, plan.cluster, "", what, device)
 
 
 def _settings(node: NodePlan, host: Host, hypervisor: Hypervisor) -> list[tuple[Code, str, str]]:

@@ -32,6 +32,13 @@ def cluster(
     if any(d.code is Code.SOURCE for d in mine):
         deploy.guard(plan, reach)
         report(f"guests of {plan.cluster} are kept to their own addresses again")
+    if any(d.code is Code.UPLINK for d in mine):
+        try:
+            deploy.lead_out(plan, reach)
+        except WorkFailed as cause:
+            report(f"the uplink of {plan.cluster}: {cause.what}")
+        else:
+            report(f"shares of the uplink of {plan.cluster} set again")
     enforcer = Enforcer(plan.cluster, reach.host, hypervisor, reach, papers, report)
     broken = {d.node for d in mine if d.code in HELD}
     for node in (n for n in plan.nodes if n.name in broken):
