@@ -19,6 +19,6 @@ Decisions:
             of a chain for each tap. What is in force is compared with what nft makes of the same rules in an empty
             namespace, its own words against its own words. A role may say `source: any`; a host without nft is
             refused.
-2026-11-25  An uplink is a device that somebody made and lends: phx makes no VXLAN, and takes no machine's network card by
-            itself. It serves one cluster at a time, since a device is a port of one bridge.
+2026-11-25  An uplink is a device that somebody made and lends: phx makes no VXLAN, and takes no network card by itself.
+            It serves one cluster at a time, since a device is a port of one bridge.
 """
