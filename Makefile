@@ -27,7 +27,7 @@ fast: setup
 lint: setup
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
-## make bench   measured times beside their targets; ONLY=assembly (or launch, context, memory) is one part
+## make bench   measured times beside their targets; ONLY=assembly (or launch, context, memory, xen) is one part
 bench: setup
 	@$(SUDO) $(PY) -m tests.bench $(ONLY)
 

@@ -12,6 +12,8 @@ from cluster.domain import CHANNEL
 from contextualize.identity import Identity
 
 DISK = "disk.qcow2"
+KERNEL = "vmlinux"
+"""dom0's kernel as an ELF file, which Xen boots without unpacking anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Emulated:
 
 
 def argv(machine: Emulated, image: Manifest, identity: Identity) -> list[str]:
-    """QEMU's command line, to be run in the image's folder: it takes no blanks in the names of Multiboot modules."""
+    """QEMU's command line, to be run in the folder of xen, KERNEL and initrd: a module's name has no blanks."""
     folder, options = Path(machine.folder), image.hypervisor or ""
     kernel = (
         f"console=hvc0 root=/dev/vda rw {image.cmdline} systemd.machine_id={identity.machine_id}"
@@ -45,7 +47,7 @@ def argv(machine: Emulated, image: Manifest, identity: Identity) -> list[str]:
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-kernel", HYPERVISOR, "-append", f"console=com1 {options}".strip(),
         # QEMU reads a list here, each file with its options; a comma inside is doubled.
-        "-initrd", f"vmlinuz {comma(kernel)},initrd",
+        "-initrd", f"{KERNEL} {comma(kernel)},initrd",
         "-chardev", f"socket,id=console,path={comma(machine.run)}/console,server=on,wait=off,"
                     f"logfile={comma(folder)}/console.log,logappend=on",
         "-serial", "chardev:console",

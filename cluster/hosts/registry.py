@@ -53,9 +53,16 @@ def start_xen(
         what = f"host '{name}' is {known.uri}, no emulated Xen host"
         raise InputError(Problem("", what, "choose another name"))
     with site.locked(f"host-{name}", report):
-        host, told = xenhost.up(name, site.home, site.catalog, image, report, memory, cores, disk)
-        cpu, room = facts.room(told, KEPT)
         kept = known.network if known else DEFAULT_NETWORK
+
+        def begun(host: Host) -> None:
+            if known is None:
+                site.ledger.put_host(replace(host, network=kept))
+
+        host, told = xenhost.up(
+            name, site.home, site.catalog, image, report, memory, cores, disk, begun
+        )
+        cpu, room = facts.room(told, KEPT)
         host = replace(host, cpu=cpu, memory=room, network=bandwidth or kept, offers=told.modes)
         site.ledger.put_host(host)
     return host

@@ -2,6 +2,7 @@
 
     FOLDER/host.json     what it was started with, its image and its port
     FOLDER/secret        what its keys are derived from; operator_key is ours, known_hosts has its own
+    FOLDER/boot/         Xen, dom0's kernel (unpacked: under emulation that costs Xen 10 s), its initrd
     FOLDER/disk.qcow2    a thin overlay over the image: dom0's root and all that guests keep
     FOLDER/seed.iso      dom0's identity, settled before it boots
     FOLDER/ssh_config    how it is reached (cluster/hosts/ssh.py)
@@ -23,18 +24,21 @@ import signal
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from builder import accelerator
 from builder.errors import EnvironmentLacks, InputError, Problem, TimedOut, WorkFailed
+from builder.images import kernel
 from builder.images.catalog import Catalog
+from builder.images.disk import HYPERVISOR
 from builder.images.manifest import Manifest
 from builder.plan import Report
 from builder.run import lives, program, run, start_detached
 from builder.units import show_size
 from cluster.hosts import ssh
-from cluster.hosts.emulated import DISK, Emulated, argv, disk_of
+from cluster.hosts.emulated import DISK, KERNEL, Emulated, argv, disk_of
 from cluster.hosts.facts import HostFacts
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Libvirt
@@ -74,11 +78,13 @@ def appliance(home: Path, library: Path, catalog: Catalog, report: Report) -> Ma
 def up(
     name: str, home: Path, catalog: Catalog, image: Manifest, report: Report,
     memory: int | None = None, cores: int | None = None, disk: int | None = None,
+    begun: Callable[[Host], None] = lambda _: None,
 ) -> tuple[Host, HostFacts]:  # fmt: skip
     """Boot the host, or find it running; what its Xen says of it, once that answers through libvirt.
 
     image  for a host that is new; one that was there keeps its own, and its disk
     memory, disk  bytes; `cores` of the machine. None: as it was, or 4G, as many as there are, and 20G
+    begun  told of it once QEMU runs, so that it can be ended however this goes on
     Raises InputError (too little memory, a smaller disk), EnvironmentLacks (a program is missing), WorkFailed with the
     end of the console when QEMU ends or dom0's agent fails, TimedOut after PATIENCE with what was last seen.
     """
@@ -109,7 +115,14 @@ def up(
     catalog.hold(image, f"host {name}")
     identity = _settle(machine, image, files, fresh=known is None)
     report(f"{name} boots: {'KVM' if machine.accelerator == 'kvm' else 'under emulation'}")
-    start_detached(argv(machine, image, identity), log=folder / "qemu.log", cwd=files)
+    pid = start_detached(
+        argv(machine, image, identity), log=folder / "qemu.log", cwd=folder / "boot"
+    )
+    # For a moment after exec(2) a process has no command line that could be looked at.
+    deadline = time.monotonic() + 5
+    while lives(pid) and not alive(folder) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    begun(describe(machine))
     return _answering(machine, report)
 
 
@@ -144,6 +157,11 @@ def _settle(machine: Emulated, image: Manifest, files: Path, *, fresh: bool) -> 
     else:
         argv = ["qemu-img", "resize", "-q", "-f", "qcow2", str(disk), size]
     run(argv, timeout=60)
+    boot = folder / "boot"
+    boot.mkdir(exist_ok=True)
+    for name in (HYPERVISOR, "initrd"):
+        shutil.copyfile(files / name, boot / name)
+    (boot / KERNEL).write_bytes(kernel.unpacked((files / "vmlinuz").read_bytes()))
     secret = _secret(folder)
     identity, operator = derive(secret, "host", machine.name), operator_key(secret, "host")
     context = Context(

@@ -6,13 +6,14 @@ import os
 import sys
 
 from builder.terminal import Terminal
-from tests.bench import assembly, context, first_light, memory
+from tests.bench import assembly, context, first_light, memory, xen
 
 PARTS = {
     "assembly": assembly.measure,
     "launch": first_light.measure,
     "context": context.measure,
     "memory": memory.measure,
+    "xen": xen.measure,
 }
 
 terminal = Terminal()
