@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import json
+import platform
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from builder.document import Document, by_line
-from builder.errors import InputError, NoRoom, Problem
+from builder.document import Document, Place, by_line
+from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem
 from builder.images.manifest import Manifest
 from builder.units import show_rate
 from cluster import network, occupancy, offline
@@ -19,11 +20,13 @@ from cluster.calibrate.curve import Calibration, refusal
 from cluster.contract.terms import Term, in_force, promised
 from cluster.guarantee import Guarantee, refusals
 from cluster.hosts import guarding, sandbox
+from cluster.hosts.facts import HostFacts, with_kernel
 from cluster.hosts.host import Host
 from cluster.hosts.policy import Uplink
 from cluster.ledger import ClusterRow
 from cluster.place import Room, place
 from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee, virtualization
+from cluster.requires import Requires, lacks
 from cluster.site import DEFAULT_HOST, DEFAULT_NETWORK, Site
 from cluster.spec import ClusterSpec
 from contextualize import context as contexts
@@ -81,7 +84,7 @@ def draft(
     declared = _declared(spec, document, images)
     known = {c.name: c for c in site.ledger.clusters()}
     row = known.get(spec.cluster)
-    hosts = _able(spec, document, images, _candidates(site, spec, document, host_name, row))
+    hosts = _able(site, spec, document, images, _candidates(site, spec, document, host_name, row))
     used = [ipaddress.IPv4Network(c.network) for c in known.values() if c.name != spec.cluster]
     net = (
         ipaddress.IPv4Network(row.network)
@@ -238,9 +241,13 @@ def _demand_guard(site: Site, host: Host) -> None:
 
 
 def _able(
-    spec: ClusterSpec, document: Document, images: Mapping[str, Manifest], hosts: list[Host]
+    site: Site,
+    spec: ClusterSpec,
+    document: Document,
+    images: Mapping[str, Manifest],
+    hosts: list[Host],
 ) -> list[Host]:
-    """Those that can run every role. InputError with what is wrong with the first if none can."""
+    """Those that can run every role. InputError with what is wrong with each if none can."""
     found: dict[str, list[Problem]] = {}
     for host in hosts:
         problems = found.setdefault(host.name, [])
@@ -257,10 +264,38 @@ def _able(
                 problems.append(
                     document.problem(("roles", name, "channel"), what, "write channel: virtio")
                 )
+        problems += _required(site, spec, document, host)
     able = [h for h in hosts if not found[h.name]]
     if not able:
-        raise InputError(by_line(found[hosts[0].name]))
+        raise InputError(by_line(p for host in hosts for p in found[host.name]))
     return able
+
+
+def _required(site: Site, spec: ClusterSpec, document: Document, host: Host) -> list[Problem]:
+    """What of the file's `requires` the host is not. It is only asked if that says something of versions."""
+    wanted: list[tuple[Place, Requires]] = [(("requires",), spec.requires)]
+    wanted += [(("roles", name, "requires"), role.requires) for name, role in spec.roles.items()]
+    told = HostFacts(host.driver, "", 0, 0, (), kernel=platform.release())
+    asleep = host.kind == "sandbox" and not sandbox.alive(host)
+    if any(one.version or (one.kernel and not asleep) for _, one in wanted):
+        try:
+            told = _facts(site, host)
+        except EnvironmentLacks as cause:
+            place = next(place for place, one in wanted if one.version or one.kernel)
+            return [document.problem(place, cause.what, cause.hint)]
+    return [
+        document.problem((*place, key), f"host '{host.name}' {what}", "phx host show tells what a host is")
+        for place, one in wanted for key, what in lacks(one, told)
+    ]  # fmt: skip
+
+
+def _facts(site: Site, host: Host) -> HostFacts:
+    hypervisor, reach = site.connect(host), site.reach(host)
+    try:
+        return with_kernel(hypervisor.facts(), reach)
+    finally:
+        hypervisor.close()
+        reach.close()
 
 
 def _enforceable(

@@ -24,6 +24,7 @@ from builder.language.context import Deployment
 from builder.language.deployment import told
 from builder.language.kinds import FactName, Inside, Many, Name, Rate, Seconds, Size, Throughput
 from builder.language.scope import Scope
+from cluster.requires import Requires
 from contextualize import declared as declarations
 from contextualize.declared import Declared
 
@@ -273,6 +274,9 @@ class Role(Written):
     context: Deployment = Field(
         default_factory=Deployment, description="late facts and files, besides those of its image"
     )
+    requires: Requires = Field(
+        default_factory=Requires, description="what its host must be, besides the cluster's own"
+    )
 
     @model_validator(mode="after")
     def _enough(self) -> Role:
@@ -303,6 +307,9 @@ class ClusterSpec(Written):
     )
     uplink: bool = Field(
         False, description="whether its network goes on through the host's uplink, shared by shares"
+    )
+    requires: Requires = Field(
+        default_factory=Requires, description="what the host must be, as in {hypervisor: xen}"
     )
     roles: dict[Name, Role] = Field(description="roles by name", min_length=1)
     authorized_keys: Many[PublicKey] = Field(

@@ -64,7 +64,7 @@ class HostFacts:
     def named(self) -> str:
         """Hypervisor and version for people."""
         words = {"qemu": "QEMU", "xen": "Xen"}
-        return f"{words.get(self.hypervisor, self.hypervisor)} {self.version}"
+        return f"{words.get(self.hypervisor, self.hypervisor)} {self.version}".strip()
 
 
 def modes(capabilities: str) -> tuple[Mode, ...]:

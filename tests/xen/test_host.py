@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.hosts import xenhost
-from tests.vm.conftest import Phx, eventually
+from tests.vm.conftest import ONE, Phx, cluster_text, eventually
 from tests.xen.conftest import TIMEOUT
 
 pytestmark = pytest.mark.xen
@@ -110,3 +110,14 @@ def test_a_killed_qemu_is_noticed_and_the_disk_stays(xen_image, xen):
     xen_image.run("host", "up", xen, timeout=TIMEOUT)
     assert row(xen_image, xen)["answers"] is True
     assert enter(xen_image, xen, "cat /root/kept").strip() == "kept"
+
+
+def test_what_a_cluster_requires_is_compared_with_it(xen_image, xen, tmp_path):
+    text = cluster_text(
+        "picky", ONE.format(image="xen-host"), requires="{hypervisor: qemu, kernel: '>=99'}"
+    )
+    file = tmp_path / "cluster.yaml"
+    file.write_text(text)
+    said = xen_image.run("plan", file, "--host", xen, status=2).stderr
+    assert f"requires.hypervisor: host '{xen}' has Xen 4.17" in said
+    assert f"requires.kernel: host '{xen}' has kernel 6." in said and ">=99 is required" in said
