@@ -90,6 +90,7 @@ class BuildPlan:
     context: str = ""
     """How nodes of the image join a cluster, as JSON; it travels in the manifest."""
     formats: tuple[str, ...] = ()
+    requires: tuple[tuple[str, str], ...] = ()
 
     def layers(self) -> tuple[str, ...]:
         """Layer ids, one for each step, in order."""
@@ -111,7 +112,7 @@ class BuildPlan:
         told = {"layer": self.layers()[-1], "name": self.name, "version": self.version, "summary": self.summary,
                 "output": self.output.told()}  # fmt: skip
         more: dict[str, Any] = {"capabilities": self.capabilities, "max_age": self.max_age}
-        more |= {"context": self.context, "formats": self.formats}
+        more |= {"context": self.context, "formats": self.formats, "requires": self.requires}
         told |= {key: value for key, value in more.items() if value}
         text = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
@@ -156,7 +157,7 @@ def plan(recipe: Flat, facts: Facts) -> BuildPlan:
     return BuildPlan(
         recipe.name, recipe.version, recipe.summary, recipe.digest, recipe.parameters,
         tuple(steps), Output(recipe.size, recipe.kernel, facts.epoch, root=recipe.root),
-        recipe.capabilities, recipe.max_age, recipe.context, recipe.formats,
+        recipe.capabilities, recipe.max_age, recipe.context, recipe.formats, recipe.requires,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from builder.document import Document, Place, by_line
 from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem
 from builder.images.manifest import Manifest
+from builder.language.requires import Requires
 from builder.units import show_rate
 from cluster import network, occupancy, offline
 from cluster import spec as specs
@@ -26,7 +27,7 @@ from cluster.hosts.policy import Uplink
 from cluster.ledger import ClusterRow
 from cluster.place import Room, place
 from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee, virtualization
-from cluster.requires import Requires, lacks
+from cluster.requires import lacks
 from cluster.site import DEFAULT_HOST, DEFAULT_NETWORK, Site
 from cluster.spec import ClusterSpec
 from contextualize import context as contexts
@@ -264,17 +265,25 @@ def _able(
                 problems.append(
                     document.problem(("roles", name, "channel"), what, "write channel: virtio")
                 )
-        problems += _required(site, spec, document, host)
+        problems += _required(site, spec, document, images, host)
     able = [h for h in hosts if not found[h.name]]
     if not able:
         raise InputError(by_line(p for host in hosts for p in found[host.name]))
     return able
 
 
-def _required(site: Site, spec: ClusterSpec, document: Document, host: Host) -> list[Problem]:
-    """What of the file's `requires` the host is not. It is only asked if that says something of versions."""
+def _required(
+    site: Site, spec: ClusterSpec, document: Document, images: Mapping[str, Manifest], host: Host
+) -> list[Problem]:
+    """What of the `requires` of the file and of its images' recipes the host is not. It is asked only if that says
+    something of versions.
+    """
     wanted: list[tuple[Place, Requires]] = [(("requires",), spec.requires)]
     wanted += [(("roles", name, "requires"), role.requires) for name, role in spec.roles.items()]
+    wanted += [
+        (("roles", name, "image"), Requires.model_validate(dict(images[role.image].requires)))
+        for name, role in spec.roles.items()
+    ]
     told = HostFacts(host.driver, "", 0, 0, (), kernel=platform.release())
     asleep = host.kind == "sandbox" and not sandbox.alive(host)
     if any(one.version or (one.kernel and not asleep) for _, one in wanted):
@@ -283,8 +292,9 @@ def _required(site: Site, spec: ClusterSpec, document: Document, host: Host) -> 
         except EnvironmentLacks as cause:
             place = next(place for place, one in wanted if one.version or one.kernel)
             return [document.problem(place, cause.what, cause.hint)]
+    hint = f"phx host show {host.name} tells what it is"
     return [
-        document.problem((*place, key), f"host '{host.name}' {what}", "phx host show tells what a host is")
+        document.problem(place if place[-1] == "image" else (*place, key), f"host '{host.name}' {what}", hint)
         for place, one in wanted for key, what in lacks(one, told)
     ]  # fmt: skip
 

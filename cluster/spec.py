@@ -23,8 +23,8 @@ from builder.language.chain import reason
 from builder.language.context import Deployment
 from builder.language.deployment import told
 from builder.language.kinds import FactName, Inside, Many, Name, Rate, Seconds, Size, Throughput
+from builder.language.requires import Requires
 from builder.language.scope import Scope
-from cluster.requires import Requires
 from contextualize import declared as declarations
 from contextualize.declared import Declared
 

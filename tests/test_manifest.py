@@ -28,6 +28,7 @@ NEWER = (
     "mounts",
     "network",
     "hypervisor",
+    "requires",
 )
 """What manifests of earlier versions do not have."""
 manifests = st.builds(
@@ -45,6 +46,7 @@ manifests = st.builds(
     origin=st.none() | st.builds(Origin, st.sampled_from(("import", "customize")), texts, texts, texts,
                                  st.lists(texts, max_size=2).map(tuple)),
     mounts=st.lists(st.tuples(texts, texts), max_size=2).map(tuple), hypervisor=st.none() | texts,
+    requires=st.lists(st.tuples(texts, texts), max_size=2).map(tuple),
 )  # fmt: skip
 
 

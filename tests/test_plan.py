@@ -159,6 +159,7 @@ CHANGES = [
     ("kernel parameters", "base/recipe.yaml", "cmdline: quiet", "cmdline: loud", 10),
     ("the child's own size", "web/recipe.yaml", "from: base\n", "from: base\nsize: 3G\n", 10),
     ("how old it may get", "base/recipe.yaml", "size: 1G", "size: 1G\nmax_age: 30d", 10),
+    ("what its host must be", "base/recipe.yaml", "size: 1G", "size: 1G\nrequires: {hypervisor: xen}", 10),
     ("what it can do", "base/recipe.yaml", "size: 1G", "size: 1G\ncapabilities: [web]", 10),
     ("only the words for people: a script's name", "base/recipe.yaml", "name: second", "name: zweiter", 11),
     ("the order of packages", "web/recipe.yaml", "[nginx, curl]", "[curl, nginx]", 11),

@@ -458,3 +458,11 @@ def test_a_text_without_marks_is_what_jinja2_makes_of_it(text):
         assert rendered == environment.from_string(text).render()
     except jinja2.TemplateError:
         assert problems
+
+
+def test_what_a_host_must_be_adds_up_and_a_child_says_it_anew(tmp_path):
+    base = 'name: base\nversion: "1"\nsummary: s\nsuite: bookworm\nkernel: {package: linux}\nsize: 1G\n'
+    child = 'name: web\nversion: "1"\nsummary: s\nfrom: base\nrequires: {kernel: ">=6.6"}\n'
+    files = {"base/recipe.yaml": f"{base}requires: {{hypervisor: xen, kernel: '>=6.1'}}\n"}
+    library(tmp_path, files | {"web/recipe.yaml": child})
+    assert load(tmp_path, "web").requires == (("hypervisor", "xen"), ("kernel", ">=6.6"))

@@ -8,10 +8,11 @@ import pytest
 
 from builder.document import parse
 from builder.errors import InputError, explain
+from builder.language.requires import Requires, holds
 from cluster import spec as specs
 from cluster.draft import _able
 from cluster.hosts.facts import facts_of
-from cluster.requires import Requires, holds, lacks
+from cluster.requires import lacks
 from cluster.site import Site
 from tests.invented import CLUSTER, IMAGE, LAB
 from tests.xen.record import recorded
@@ -55,6 +56,16 @@ def test_only_hosts_that_are_so_are_candidates(tmp_path):
     assert able(site, "requires: {hypervisor: qemu}\n", image_hosts) == ["lab"]
     assert able(site, "requires: {hypervisor: xen}\n", image_hosts) == ["far"]
     assert able(site, "requires: {hypervisor: qemu, kernel: '>=3'}\n", [LAB]) == ["lab"]
+
+
+def test_what_an_images_recipe_requires_counts_too(tmp_path):
+    document = parse(CLUSTER, "demo.yaml")
+    spec, document = specs.checked(document)
+    image = replace(IMAGE, requires=(("hypervisor", "xen"),))
+    with pytest.raises(InputError) as caught:
+        _able(Site(tmp_path), spec, document, {"worker": image}, [LAB])
+    assert "roles.head.image: host 'lab' has QEMU, and xen is required" in explain(caught.value)
+    assert _able(Site(tmp_path), spec, document, {"worker": image}, [LAB, FAR]) == [FAR]
 
 
 def test_when_none_is_left_each_is_named_with_what_it_has(tmp_path):

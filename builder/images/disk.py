@@ -118,7 +118,8 @@ def make(
         papers=tuple(sorted(papers.items())),
         mounts=root.mounts(plan.output), hypervisor=hypervisor.cmdline if hypervisor else None,
         contextualization=manifest.contextualization(bool(agent), installed),
-        agent=int(agent or 0), formats=plan.formats, virtualization=manifest.virtualization(config),
+        agent=int(agent or 0), formats=plan.formats, requires=plan.requires,
+        virtualization=manifest.virtualization(config),
     )  # fmt: skip
     (into / "manifest.json").write_text(made.to_json())
     return made

@@ -106,6 +106,8 @@ class Manifest:
     """None: a recipe."""
     mounts: tuple[tuple[str, str], ...] = WHOLE
     """(mount point, device) of the disk's filesystems, the root first; ours is the whole disk."""
+    requires: tuple[tuple[str, str], ...] = ()
+    """What the host of its nodes must be: the recipe's `requires`."""
     hypervisor: str | None = None
     """Options of the Xen that boots before the kernel, which is its dom0: the file `xen`. None: there is none."""
     network: str = ""
@@ -144,6 +146,7 @@ def from_json(text: str) -> Manifest:
         ):
             data[name] = tuple(data.get(name, default))
         data["papers"] = tuple((k, v) for k, v in data.get("papers", ()))
+        data["requires"] = tuple((k, v) for k, v in data.get("requires", ()))
         data["wheels"] = tuple(WheelFact(**w) for w in data.get("wheels", ()))
         data["mounts"] = tuple((k, v) for k, v in data.get("mounts", WHOLE))
         if data.get("origin") is not None:
@@ -160,7 +163,7 @@ def from_json(text: str) -> Manifest:
             *found.layers,
             *found.capabilities,
             *found.formats,
-            *chain(*found.digests, *found.papers, *found.mounts),
+            *chain(*found.digests, *found.papers, *found.mounts, *found.requires),
             *(name for name, _ in found.parameters),
         ]
         texts += chain(*map(astuple, found.packages), *map(astuple, found.wheels))

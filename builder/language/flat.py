@@ -163,6 +163,7 @@ class Flat:
     variant: str = ""
     root: Root = EXT4
     formats: tuple[str, ...] = ()
+    requires: tuple[tuple[str, str], ...] = ()
 
     @property
     def called(self) -> str:

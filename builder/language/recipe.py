@@ -95,7 +95,16 @@ def load(
         str(links[-1].folder / leaf.tests.cluster) if leaf.tests.cluster else "", variant,
         next((x.recipe.root for x in reversed(links) if x.recipe.root), EXT4),
         next((x.recipe.formats for x in reversed(links) if x.recipe.formats), ()),
+        _requires(links),
     )  # fmt: skip
+
+
+def _requires(links: list[Link]) -> tuple[tuple[str, str], ...]:
+    """Key and what it says, by key; a child's says it anew."""
+    told: dict[str, str] = {}
+    for link in links:
+        told |= link.recipe.requires.model_dump(exclude_none=True)
+    return tuple(sorted(told.items()))
 
 
 def _tests(link: Link, fetch: Fetch) -> list[CheckFile]:

@@ -33,6 +33,7 @@ from builder.language.kinds import (
     Size,
     Value,
 )
+from builder.language.requires import Requires
 
 
 class Head(Written):
@@ -99,6 +100,9 @@ class Recipe(Sections, Head):
     )
     size: Size | None = Field(None, description="size of the root filesystem, as in 1G")
     root: Root | None = Field(None, description="the root filesystem's kind, at first ext4")
+    requires: Requires = Field(
+        default_factory=Requires, description="what its nodes' host must be, besides its parents'"
+    )
     max_age: Seconds | None = Field(
         None, description="how old its packages may get before the image is called aged, as in 30d"
     )

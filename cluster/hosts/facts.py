@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
@@ -119,17 +118,3 @@ def room(found: HostFacts, kept: int) -> tuple[int, int]:
 
 OVERHEAD = 64 << 20
 """Bytes that Xen needs of its own for the guests."""
-
-
-def versions(text: str) -> Sequence[int]:
-    """The numbers that a version begins with, to compare by.
-
-    >>> versions("6.1.0-56-amd64") > versions("6.1"), versions("4.17.0") < versions("4.18")
-    (True, True)
-    """
-    found: list[int] = []
-    for word in text.split("-")[0].split("."):
-        if not word.isdigit():
-            break
-        found.append(int(word))
-    return found

@@ -100,7 +100,7 @@ def customize(
 
 _INHERITED = (
     "summary", "kernel", "cmdline", "packages", "recipe_digest", "parameters", "epoch", "capabilities", "max_age",
-    "context", "contextualization", "agent", "formats", "wheels", "mounts", "network", "hypervisor",
+    "context", "contextualization", "agent", "formats", "wheels", "mounts", "network", "hypervisor", "requires",
 )  # fmt: skip
 
 
