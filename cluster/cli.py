@@ -19,7 +19,7 @@ from builder import grammar
 from builder.cli import Json
 from builder.images.cli import image
 from builder.terminal import Terminal, home
-from cluster import membership, testing, tools
+from cluster import membership, rest, testing, tools
 from cluster.contract import cli as contracts
 from cluster.hosts.cli import here, host
 from cluster.metering import cli as metering
@@ -37,6 +37,9 @@ app.command("replace")(membership.replace)
 app.command("recontext")(membership.recontext)
 app.command("events")(membership.events)
 app.command("verify")(verify)
+app.command("pause")(rest.pause)
+app.command("suspend")(rest.suspend)
+app.command("resume")(rest.resume)
 tools.register(app)
 contracts.register(app)
 metering.register(app)

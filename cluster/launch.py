@@ -87,6 +87,11 @@ def renew(site: Site, cluster: str, nodes: Collection[str], report: Report) -> D
     return _bring(site, cluster, lambda: kept(site, cluster), None, nodes, lambda _: None, report)
 
 
+def again(site: Site, cluster: str, permitted: Callable[[Draft], None], report: Report) -> Draft:
+    """Bring a cluster to what it was last brought to, as far as that is permitted."""
+    return _bring(site, cluster, lambda: kept(site, cluster), None, (), permitted, report)
+
+
 def recontext(site: Site, cluster: str, file: Path | None, report: Report) -> Draft:
     """Bring changed data, templates and keys to the running nodes; nothing else may have changed in the file."""
     now = specs.load(file)[1] if file else None

@@ -15,7 +15,7 @@ from cluster.hosts import store
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.ledger import NodeRow
-from cluster.plan import Remove, Replace
+from cluster.plan import Remove, Replace, Resume
 from cluster.site import Site
 from contextualize.coordinator import Coordinator
 from contextualize.identity import Secret, derive
@@ -140,6 +140,7 @@ def until_ready(
         found = wait.Wait(
             [replace(w, channel=sockets.get(w.row.name)) for w in watched], coordinator, hypervisor, limits, tell,
             lambda node: store.console_tail(reach, cluster, node), mend, doorway, ran, outside.heard,
+            {a.node.name for a in drawn.actions if isinstance(a, Resume)},
         ).until_ready()  # fmt: skip
     lost = [name for name, row in found.items() if row.stage != "healthy"]
     if lost:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,6 +97,7 @@ class Wait:
     doorway  where nodes without a channel of their own come in
     ran      called with a report that says which hooks ran, once for each time they did
     outside  gives what agents would have said of silent nodes
+    stood    nodes whose machines stood still: their clocks did too, and they are told the time
     """
 
     def __init__(
@@ -111,8 +112,10 @@ class Wait:
         doorway: Doorway | None = None,
         ran: Callable[[Report], None] = lambda _: None,
         outside: Callable[[], Sequence[Report]] = tuple,
+        stood: Collection[str] = (),
     ) -> None:
         self._doorway, self._ran, self._outside = doorway, ran, outside
+        self._stood, self._untold = frozenset(stood), set[str]()
         now = time.monotonic()
         self.coordinator, self.hypervisor, self.limits = coordinator, hypervisor, limits
         self._tell, self._console, self._mend = tell, console, mend
@@ -132,9 +135,7 @@ class Wait:
             n: (w.watched.channel, w.watched.token)
             for n, w in self.ways.items() if not w.watched.silent
         }  # fmt: skip
-        with Broker(
-            channels, self._hear, self._refuse, self.coordinator.opened, self._doorway
-        ) as broker:
+        with Broker(channels, self._hear, self._refuse, self._opened, self._doorway) as broker:
             try:
                 while True:
                     now, deadline = time.monotonic(), started + self.limits.total
@@ -183,6 +184,11 @@ class Wait:
         if stage == "failed":
             self._broken[name] = None
 
+    def _opened(self, node: str) -> None:
+        self.coordinator.opened(node)
+        if node in self._stood:
+            self._untold.add(node)
+
     def _refuse(self, node: str, why: str) -> None:
         self.refused.setdefault(node, why)
 
@@ -207,6 +213,9 @@ class Wait:
         self._broken[way.row.name] = None
 
     def _send(self, broker: Broker) -> None:
+        for node in self._untold:
+            broker.send(node, {"clock": time.time()})
+        self._untold.clear()
         try:
             due = self.coordinator.due()
         except TemplateError as cause:

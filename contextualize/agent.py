@@ -68,6 +68,8 @@ TAIL = 4000
 OUTPUT = 16 << 20
 """Bytes of a hook's output that are kept while it runs."""
 POLL = 0.1
+WRONG = 2.0
+"""Seconds that a clock may be off before it is set."""
 AGAIN = 2.0
 """Seconds between attempts to reach the broker by HTTPS."""
 
@@ -1053,6 +1055,9 @@ class Node:
             if "leave" in told:  # also a node that is not well may have to say goodbye
                 self.leave()
                 continue
+            if "clock" in told:
+                set_clock(told["clock"])
+                continue
             if not well:
                 well = self.start()
             if not well:
@@ -1065,6 +1070,13 @@ class Node:
                 self.joined = False
                 if self.document["complete"]:
                     self.attempt(self.document)
+
+
+def set_clock(now: float) -> None:
+    """The machine stood still, and the kernel does not know for how long. One that runs right is left alone."""
+    if abs(time.time() - now) > WRONG:
+        with contextlib.suppress(OSError):  # a container may not
+            time.clock_settime(time.CLOCK_REALTIME, now)
 
 
 def main() -> None:

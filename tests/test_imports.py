@@ -16,7 +16,11 @@ FLOORS = ("builder", "contextualize", "cluster")
 SOURCES = sorted(str(p.relative_to(ROOT)) for floor in FLOORS for p in (ROOT / floor).rglob("*.py"))
 
 DOORS = {
-    "subprocess": {"builder/run.py", "contextualize/agent.py"},  # the agent runs alone in the guest
+    "subprocess": {
+        "builder/run.py",
+        "contextualize/agent.py",  # runs alone in the guest
+        "cluster/hosts/hook.py",  # and this in dom0
+    },
     "libvirt": {"cluster/hosts/hypervisor.py"},
     "pyroute2": {"cluster/hosts/shaping.py", "cluster/hosts/netns.py"},
     "sqlalchemy": {"cluster/ledger.py", "cluster/metering/books.py", "cluster/contract/papers.py"},
@@ -34,6 +38,7 @@ PROGRAMS = {
     "contextualize/agent.py",
     "cluster/hosts/warden.py",
     "cluster/hosts/receive.py",
+    "cluster/hosts/hook.py",
     "cluster/demo.py",
 }
 """Run by themselves: they speak and end as they like."""
@@ -53,6 +58,7 @@ ALONE = {
     "contextualize/agent.py",
     "cluster/hosts/warden.py",
     "cluster/hosts/receive.py",
+    "cluster/hosts/hook.py",
 }
 """The standard library only: they run where nothing else is."""
 

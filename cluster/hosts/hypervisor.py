@@ -91,7 +91,15 @@ class Hypervisor(Protocol):
         ...
 
     def resume(self, name: str) -> None:
-        """Start a domain that is defined and off; let a paused one go on."""
+        """Start a domain that is defined and off, from where it was saved if it was; let a paused one go on."""
+        ...
+
+    def pause(self, name: str) -> None:
+        """Stop a running domain where it is; it keeps its memory."""
+        ...
+
+    def save(self, name: str) -> None:
+        """Write a running or paused domain's memory to the host's disk and end it; `resume` brings it back."""
         ...
 
     def remove(self, name: str) -> None:
@@ -286,6 +294,19 @@ class Libvirt:
             elif not domain.isActive():
                 domain.create()
 
+    def pause(self, name: str) -> None:
+        with self._door(f"domain {name} cannot be paused"):
+            domain = self._connection.lookupByName(name)
+            if domain.state()[0] != self._libvirt.VIR_DOMAIN_PAUSED:
+                domain.suspend()
+
+    def save(self, name: str) -> None:
+        with self._door(f"domain {name} cannot be saved"):
+            domain = self._connection.lookupByName(name)
+            if domain.isActive():
+                # Were it saved as paused, it would come back as paused.
+                domain.managedSave(self._libvirt.VIR_DOMAIN_SAVE_RUNNING)
+
     def remove(self, name: str) -> None:
         lib = self._libvirt
         with self._door(f"domain {name} cannot be removed"):
@@ -299,6 +320,8 @@ class Libvirt:
                 except lib.libvirtError as cause:
                     if cause.get_error_code() != lib.VIR_ERR_OPERATION_INVALID:
                         raise  # else it ended by itself in between
+            if domain.hasManagedSaveImage():
+                domain.managedSaveRemove()
             domain.undefine()
 
     def _found(self, look_up: Any, name: str) -> Any:
@@ -429,6 +452,17 @@ class FakeHypervisor:
         if name not in self.domains:
             raise WorkFailed(f"domain {name} cannot be started")
         self.domains[name] = (self.domains[name][0], "running")
+
+    def pause(self, name: str) -> None:
+        self._stop(name, "paused")
+
+    def save(self, name: str) -> None:
+        self._stop(name, "off")
+
+    def _stop(self, name: str, state: State) -> None:
+        if self.domains.get(name, ("", "off"))[1] == "off":
+            raise WorkFailed(f"domain {name} does not run")
+        self.domains[name] = (self.domains[name][0], state)
 
     def remove(self, name: str) -> None:
         if name in self.domains:

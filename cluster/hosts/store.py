@@ -21,6 +21,7 @@ from contextualize.message import plain
 
 NETWORK_STATE = PurePosixPath("/run/libvirt/network")
 """Where libvirt keeps a folder for each network that it ever started."""
+XEN_CONSOLES = PurePosixPath("/var/log/xen/console")
 QEMU_LOGS = PurePosixPath("/var/log/libvirt/qemu")
 """Where libvirt keeps each domain's QEMU command and complaints; it does not take them away."""
 
@@ -39,6 +40,13 @@ def channel(cluster: str, node: str) -> PurePosixPath:
 
 def log(cluster: str, node: str) -> PurePosixPath:
     return LOGS / cluster / f"{node}.log"
+
+
+def console(reach: Reach, cluster: str, node: str) -> PurePosixPath:
+    """Where the host keeps what the node's console said. Xen's xenconsoled has a file of its own for each guest."""
+    if reach.host.driver == "xen":
+        return XEN_CONSOLES / f"guest-{domain.name(cluster, node)}.log"
+    return log(cluster, node)
 
 
 def prepare(reach: Reach, cluster: str) -> None:
@@ -84,7 +92,8 @@ def remove_nodes(reach: Reach, cluster: str, *nodes: str) -> None:
     """The nodes' disks, seeds, channels and console logs. Silent when they are gone."""
     reach.remove(
         *(path for node in nodes for path in (
-            disk(cluster, node), seed(cluster, node), channel(cluster, node), log(cluster, node),
+            disk(cluster, node), seed(cluster, node), channel(cluster, node),
+            log(cluster, node), console(reach, cluster, node),
             QEMU_LOGS / f"{domain.name(cluster, node)}.log",
         ))
     )  # fmt: skip
@@ -97,5 +106,5 @@ def remove_cluster(reach: Reach, cluster: str) -> None:
 
 def console_tail(reach: Reach, cluster: str, node: str, lines: int = 20) -> str:
     """The end of what the node's console said, made plain; "" before it said anything."""
-    said = reach.tail(log(cluster, node), max(16384, 200 * lines))
+    said = reach.tail(console(reach, cluster, node), max(16384, 200 * lines))
     return "\n".join(plain(said.decode(errors="replace")).splitlines()[-lines:])
