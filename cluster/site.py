@@ -34,6 +34,8 @@ class Site:
         self.user = user
         self.ledger = Ledger(home)
         self.catalog = Catalog(home / "images")
+        self._connections: dict[str, Libvirt] = {}
+        self._ways: dict[str, Reach] = {}
 
     def files(self, cluster: str) -> Path:
         """Where a cluster's ssh_config, known_hosts and operator key lie."""
@@ -59,14 +61,20 @@ class Site:
             raise EnvironmentLacks(f"host '{host.name}' does not run", f"phx host up {host.name}")
         if host.kind == "xen" and not xenhost.alive(Path(host.folder)):
             raise EnvironmentLacks(f"host '{host.name}' does not run", f"phx host up {host.name}")
-        return Libvirt(host.uri)
+        if not host.ssh:
+            return Libvirt(host.uri)
+        # Another connection to a host over SSH is another libvirt client started there: 3 s of an emulated one.
+        held = self._connections.get(host.name)
+        if held is None or not held.alive():
+            held = self._connections[host.name] = Libvirt(host.uri, held=True)
+        return held
 
     def reach(self, host: Host) -> Reach:
         """The way to its files, commands and sockets. EnvironmentLacks if the host does not answer."""
         if host.ssh:
             from cluster.hosts.remote import There
 
-            return There(host)
+            return self._ways.setdefault(host.name, There(host, held=True))
         return Here(host)
 
     def uses_uplink(self, host: str) -> list[str]:

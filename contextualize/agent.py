@@ -453,6 +453,14 @@ class Port:
     def fileno(self) -> int:
         return self.fd
 
+    def stir(self) -> None:
+        """Let the kernel look whether something has come. After a restore a Xen console has another interrupt than the
+        one that its open file waits for (hvc_xen.c, xencons_resume); another open(2) wakes its thread (hvc_open).
+        """
+        if os.isatty(self.fd):
+            with contextlib.suppress(OSError):
+                os.close(os.open(os.ttyname(self.fd), os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY))
+
     def read(self) -> bytes:
         """What there is, b"" when there is nothing."""
         with contextlib.suppress(BlockingIOError):
@@ -618,6 +626,8 @@ class Channel(threading.Thread):
         try:
             while True:
                 events = dict(watch.poll(1000))
+                if not events and isinstance(port, Port):
+                    port.stir()
                 if events.get(self.wake_read):
                     os.read(self.wake_read, 4096)
                 here = events.get(port.fileno(), 0)

@@ -110,9 +110,12 @@ class Hypervisor(Protocol):
 
 
 class Libvirt:
-    """The port over a libvirt connection. Raises EnvironmentLacks if it cannot be had."""
+    """The port over a libvirt connection. Raises EnvironmentLacks if it cannot be had.
 
-    def __init__(self, uri: str) -> None:
+    held  whether the connection is another's, who goes on with it when we close
+    """
+
+    def __init__(self, uri: str, held: bool = False) -> None:
         try:
             import libvirt
         except ImportError:
@@ -121,6 +124,7 @@ class Libvirt:
                 "apt-get install python3-libvirt, and use /usr/bin/python3 (see .ci/setup)",
             ) from None
         self._libvirt: Any = libvirt
+        self._held = held
         # libvirt prints its errors to stderr unless somebody listens.
         libvirt.registerErrorHandler(lambda _context, _error: None, None)
         try:
@@ -129,8 +133,16 @@ class Libvirt:
             raise EnvironmentLacks(f"no libvirt at {uri}", "phx host ls shows what runs") from cause
 
     def close(self) -> None:
-        with contextlib.suppress(self._libvirt.libvirtError):
-            self._connection.close()
+        if not self._held:
+            with contextlib.suppress(self._libvirt.libvirtError):
+                self._connection.close()
+
+    def alive(self) -> bool:
+        """Whether the connection is one still: it ends with libvirtd, and with the way there."""
+        try:
+            return bool(self._connection.isAlive())
+        except self._libvirt.libvirtError:
+            return False
 
     @contextlib.contextmanager
     def _door(self, doing: str) -> Iterator[None]:
@@ -304,8 +316,10 @@ class Libvirt:
         with self._door(f"domain {name} cannot be saved"):
             domain = self._connection.lookupByName(name)
             if domain.isActive():
-                # Were it saved as paused, it would come back as paused.
-                domain.managedSave(self._libvirt.VIR_DOMAIN_SAVE_RUNNING)
+                # Saved as paused it would come back as paused, and Xen's driver knows no flag that says otherwise.
+                if domain.state()[0] == self._libvirt.VIR_DOMAIN_PAUSED:
+                    domain.resume()
+                domain.managedSave(0)
 
     def remove(self, name: str) -> None:
         lib = self._libvirt

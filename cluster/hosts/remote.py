@@ -43,10 +43,13 @@ MUCH = 1 << 20
 
 
 class There:
-    """See `Reach`. Nothing is opened before it is needed."""
+    """See `Reach`. Nothing is opened before it is needed.
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    held  whether the connection stays when we are closed
+    """
+
+    def __init__(self, host: Host, held: bool = False) -> None:
+        self.host, self._held = host, held
         self._lock = threading.RLock()
         self._connection: Any = None
 
@@ -220,7 +223,7 @@ class There:
 
     def close(self) -> None:
         with self._lock:
-            if self._connection is not None:
+            if self._connection is not None and not self._held:
                 self._connection.close()
                 self._connection = None
 
