@@ -1,0 +1,137 @@
+"""Promises of guests that run: changed live and measured in the guests, taken back whole, finished after a kill."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.site import Site
+from tests.vm.conftest import Phx, cluster_text
+from tests.vm.test_cluster import _rate
+
+pytestmark = pytest.mark.vm
+
+NAME = "deal"
+ROLES = """  one:
+    count: 2
+    image: base
+    cpu: {guarantee: 0.1, limit: 0.6}
+    memory: {min: 224M, max: 320M}
+    network: {guarantee: 1Mbit, limit: 4Mbit}
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp(NAME) / f"{NAME}.yaml"
+    path.write_text(cluster_text(NAME, ROLES, network="10.84.0.0/24"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ready(image: Phx, sandbox: str, file: Path) -> Iterator[Phx]:
+    image.run("up", file, "--host", sandbox)
+    yield image
+    image.run("down", NAME, status=None)
+
+
+def in_force(phx: Phx, status: int = 0) -> dict[tuple[str, str], dict[str, str]]:
+    said = phx.run("guarantees", NAME, "--json", status=status).stdout
+    return {(line["node"], line["resource"]): line for line in json.loads(said)}
+
+
+def cores(phx: Phx, sandbox: str, node: str, seconds: float) -> float:
+    """What a node and its emulator use."""
+    site = Site(phx.home)
+    hypervisor = site.connect(site.ledger.host(sandbox))
+    try:
+        at, used = [], []
+        for _ in range(2):
+            at.append(time.monotonic())
+            used.append(next(u.cpu for u in hypervisor.usage() if u.mark.node == node))
+            time.sleep(seconds if len(at) == 1 else 0)
+    finally:
+        hypervisor.close()
+        site.ledger.close()
+    return (used[1] - used[0]) / 1e9 / (at[1] - at[0])
+
+
+def test_cpu_of_a_guest_that_runs_is_another_at_once(ready: Phx, sandbox: str) -> None:
+    busy = ready.start("ssh", "one-1", "--", "timeout 20 sh -c 'while :; do :; done'")
+    try:
+        time.sleep(1)
+        before = cores(ready, sandbox, "one-1", 3)
+        ready.run("set", f"{NAME}/one-1", "cpu.limit=0.15")
+        after = cores(ready, sandbox, "one-1", 3)
+    finally:
+        busy.kill()
+        busy.communicate()
+    assert before <= 0.6 * 1.15 and after <= 0.15 * 1.3, "the limit is not passed"
+    assert before > 2 * after, (before, after)
+    line = in_force(ready)["one-1", "cpu"]
+    assert line["measured"].endswith("quota 15000/100000 us") and line["asked"] == "0.1..0.6 cores"
+    ready.run("set", f"{NAME}/one-1", "cpu.limit=0.6")
+
+
+def test_bandwidth_of_guests_that_run_is_another_at_once(ready: Phx) -> None:
+    before = _rate(ready, "one-1", "one-2", megabytes=1)
+    ready.run("set", f"{NAME}/one", "network.limit=16Mbit")
+    after = _rate(ready, "one-1", "one-2", megabytes=4)
+    assert before <= 4_000_000 * 1.1 and after <= 16_000_000 * 1.1, "the limit is not passed"
+    assert after > 2 * before, (before, after)
+    ready.run("set", f"{NAME}/one", "network.limit=4Mbit")
+
+
+def total(phx: Phx, node: str) -> int:
+    """MiB that the guest's kernel has."""
+    return int(phx.run("ssh", node, "--", "free -m").stdout.splitlines()[1].split()[1])
+
+
+def test_memory_grows_and_is_given_back_while_it_runs(ready: Phx) -> None:
+    small = total(ready, "one-1")
+    ready.run("set", f"{NAME}/one-1", "memory.min=320M")
+    assert total(ready, "one-1") >= small + 90
+    ready.run("set", f"{NAME}/one-1", "memory.min=224M")
+    assert abs(total(ready, "one-1") - small) <= 2
+    said = ready.run("set", f"{NAME}/one-1", "memory=512M", status=2).stderr
+    assert "needs restart: memory.max is 512M, it booted with 320M" in said
+
+
+def test_one_thing_that_cannot_be_and_all_of_it_is_as_it_was(ready: Phx) -> None:
+    """The guests use more memory than they would keep: their bandwidth had been changed by then."""
+    before = in_force(ready)
+    said = ready.run(
+        "set", f"{NAME}/one", "network.limit=32Mbit", "cpu.limit=0.3", "memory.min=24M", status=1
+    )
+    assert "one-1 cannot have it; everything is as it was" in said.stderr
+    assert "one-1 is asked to give back 200M, and could do without" in said.stderr
+    assert in_force(ready) == before
+    assert ready.run("ssh", "one-1", "--", "hostname").stdout == "one-1\n", "and lives"
+
+
+def test_killed_in_the_middle_it_is_all_or_nothing(ready: Phx, file: Path) -> None:
+    seen = set()
+    for n, delay in enumerate((0.45, 0.55, 0.65, 0.75, 0.9)):
+        limit = f"{5 + n}Mbit"
+        process = ready.start(
+            "set", f"{NAME}/one", f"network.limit={limit}", f"cpu.limit=0.{3 + n}"
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        ready.run("up", file)
+        found = in_force(ready)
+        states = {
+            (found[node, "network in"]["granted"], found[node, "cpu"]["granted"])
+            for node in ("one-1", "one-2")
+        }
+        assert len(states) == 1, "both nodes, both numbers"
+        ((network, cpu),) = states
+        assert network.endswith(f"..{limit}") is (cpu == f"0.1..0.{3 + n} cores")
+        seen.add(network)
+    assert seen
