@@ -5,7 +5,7 @@ MADE := $(or $(PHX_HOME),artifacts)
 PY := .venv/bin/python
 FAST := not vm and not xen and not services and not root
 
-.PHONY: help setup demo test fast lint bench clean
+.PHONY: help setup demo demo-xen test fast lint bench clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -13,6 +13,10 @@ help:
 ## make demo    build the appliances, launch a Slurm cluster, run jobs and MPI on it, take it down
 demo: setup
 	@$(SUDO) $(PY) -m cluster.demo
+
+## make demo-xen   the same on a real Xen, which runs under QEMU: no Xen machine is needed
+demo-xen: setup
+	@$(SUDO) $(PY) -m cluster.demo --xen
 
 ## make test    the whole test suite: the fast tests side by side, then those that boot guests
 test: setup
