@@ -5,7 +5,7 @@ MADE := $(or $(PHX_HOME),artifacts)
 PY := .venv/bin/python
 FAST := not vm and not xen and not services and not root
 
-.PHONY: help setup demo demo-xen test fast lint bench clean
+.PHONY: help setup demo demo-xen test fast lint bench figures clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -34,6 +34,10 @@ lint: setup
 ## make bench   measured times beside their targets; ONLY=assembly (or launch, context, memory, xen) is one part
 bench: setup
 	@$(SUDO) $(PY) -m tests.bench $(ONLY)
+
+## make figures  experiments on real guests that prove the guarantees; ARGS="isolation --host NAME" chooses
+figures: setup
+	@$(SUDO) $(PY) -m cluster.figures $(ARGS)
 
 ## make setup   Debian packages and .venv, each only if missing (the others do this by themselves)
 setup:

@@ -40,6 +40,8 @@ PROGRAMS = {
     "cluster/hosts/receive.py",
     "cluster/hosts/hook.py",
     "cluster/demo.py",
+    "cluster/figures/__main__.py",
+    "cluster/figures/load.py",
 }
 """Run by themselves: they speak and end as they like."""
 SPEAKERS = {
@@ -54,6 +56,7 @@ SPEAKERS = {
     *PROGRAMS,
 }
 ALONE = {
+    "cluster/figures/load.py",
     "builder/trees.py",
     "contextualize/agent.py",
     "cluster/hosts/warden.py",
@@ -75,6 +78,7 @@ PURE = {
     *(f"cluster/contract/{m}.py" for m in ("asked", "terms")),
     *(f"cluster/{m}.py" for m in ("definition", "spec", "place", "guarantee", "network", "domain", "plan")),
     *(f"cluster/metering/{m}.py" for m in ("usage", "account", "metrics", "show")),
+    *(f"cluster/figures/{m}.py" for m in ("series", "recording", "claims")),
 }  # fmt: skip
 EFFECTS = {
     "time",
