@@ -25,7 +25,11 @@ def main(xen: bool = False) -> int:
     """`xen`: on an emulated Xen host, with PV guests."""
     terminal = Terminal()
     host = "demo-xen" if xen else "demo"
-    start = ["host", "up", "--xen", host, "--memory", "5G"] if xen else ["host", "up", host]
+    start = (
+        ["host", "up", "--xen", host, "--memory", "5G", "--cores", "3"]
+        if xen
+        else ["host", "up", host]
+    )
     times: dict[str, float] = {}
     phx = str(Path(sys.executable).with_name("phx"))
     shown = FILE.relative_to(Path.cwd()) if FILE.is_relative_to(Path.cwd()) else FILE

@@ -708,3 +708,18 @@ def test_it_is_written_for_the_pythons_of_older_images():
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("isinstance", "issubclass")
     ]  # fmt: skip
     assert asked and not [c.lineno for c in asked if isinstance(c.args[1], ast.BinOp)]
+
+
+def test_a_xen_console_is_taken_without_a_terminals_manners():
+    ours, theirs = os.openpty()
+    os.write(ours, b'{"ask": 1}\n')  # before it is opened: what a terminal would echo
+    port = agent.Port(os.open(os.ttyname(theirs), os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY))
+    os.read(ours, 100)
+    port.write(b"a line\n")
+    assert os.read(ours, 100) == b"a line\n", "no carriage return"
+    os.write(ours, b"\x03\x11 told\n")
+    port.stir()
+    assert port.read().endswith(b"\x03\x11 told\n") and os.get_blocking(ours)
+    port.close()
+    os.close(ours)
+    os.close(theirs)

@@ -49,6 +49,13 @@ def test_golden_and_valid(accelerator, golden, domain_schema):
     golden(f"domain-{accelerator}.xml", text)
 
 
+@pytest.mark.parametrize("kind", ["pv", "pvh", "hvm"])
+def test_golden_and_valid_on_xen(kind, golden, domain_schema):
+    text = domain.xml(replace(MACHINE, virtualization=kind), CONTEXT)
+    domain_schema.assertValid(etree.fromstring(text))
+    golden(f"xen/domain-{kind}.xml", text)
+
+
 def test_the_schema_would_refuse_another_domain(domain_schema):
     text = domain.xml(MACHINE, CONTEXT).replace("<vcpu>", "<vcpus>").replace("</vcpu>", "</vcpus>")
     assert not domain_schema.validate(etree.fromstring(text))

@@ -139,6 +139,25 @@ def test_resume_goes_on_and_may_be_said_twice(bench, how):
         assert states(bench.port) == {name: "running"}
 
 
+@pytest.mark.parametrize(("verb", "state"), [("pause", "paused"), ("save", "off")])
+def test_what_stood_goes_on(bench, verb, state):
+    name, xml = bench.nodes()[0]
+    bench.port.start(name, xml)
+    getattr(bench.port, verb)(name)
+    assert states(bench.port) == {name: state}
+    bench.port.resume(name)
+    assert states(bench.port) == {name: "running"}
+
+
+def test_what_was_saved_can_be_removed(bench):
+    name, xml = bench.nodes()[0]
+    bench.port.start(name, xml)
+    bench.port.pause(name)
+    bench.port.save(name)
+    bench.port.remove(name)
+    assert states(bench.port) == {}
+
+
 def test_what_is_not_there_cannot_be_resumed(bench):
     with pytest.raises(WorkFailed, match=r"domain demo\.nobody cannot be started"):
         bench.port.resume("demo.nobody")
