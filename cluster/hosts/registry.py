@@ -77,9 +77,15 @@ def end(site: Site, host: Host) -> None:
             xenhost.down(host, site.catalog)
         case "libvirt":
             if host.folder:
-                ssh.hang_up(host.name, Path(host.folder))
-                shutil.rmtree(host.folder, ignore_errors=True)
+                _leave(host.name, Path(host.folder))
     site.ledger.drop_host(host.name)
+
+
+def _leave(name: str, folder: Path) -> None:
+    """End the connection to a machine that is not ours, and remove what we kept of the way there."""
+    ssh.hang_up(name, folder)
+    for ours in (folder, xenhost.sockets(folder)):
+        shutil.rmtree(ours, ignore_errors=True)
 
 
 def answers(host: Host) -> bool:
@@ -122,8 +128,7 @@ def add(
             told = _told(host)
             _demand(site, host)
         except BaseException:
-            ssh.hang_up(name, folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            _leave(name, folder)
             raise
     if told.hypervisor != driver:
         what = f"the libvirt at {uri} is for {told.hypervisor}, not for {driver}"
