@@ -99,8 +99,9 @@ def draft(
     written = {name: guarantee(role) for name, role in spec.roles.items()}
     promises = {node: promised(node, role, written[role], agreed) for node, role in spec.names}
     calibrations = {h.name: site.ledger.calibration(h.name) for h in hosts}
-    rooms = [occupancy.room(site, h, spec.cluster) for h in hosts]
-    host = _choose(promises, hosts, rooms, calibrations)
+    rooms = _rooms(site, hosts, spec.cluster)
+    hosts = [h for h in hosts if h.name in rooms]
+    host = _choose(promises, hosts, [rooms[h.name] for h in hosts], calibrations)
     _enforceable(spec, document, host, promises)
     secret = row.secret if row else Secret(secrets.token_bytes(32))
     folders = {name: (m, host.image(m.id)) for name, m in images.items()}
@@ -130,6 +131,20 @@ def draft(
     before = row.generation if row else 0
     terms = tuple(in_force(agreed, written))
     return Draft(spec, host, plan, actions, fresh, before, images, terms)
+
+
+def _rooms(site: Site, hosts: list[Host], cluster: str) -> dict[str, Room]:
+    """What each host has left; one that does not answer is left out, unless none does."""
+    found: dict[str, Room] = {}
+    silent: list[EnvironmentLacks] = []
+    for host in hosts:
+        try:
+            found[host.name] = occupancy.room(site, host, cluster)
+        except EnvironmentLacks as cause:
+            silent.append(cause)
+    if not found:
+        raise silent[0]
+    return found
 
 
 def declared(site: Site, spec: ClusterSpec, document: Document) -> dict[str, Declared]:
