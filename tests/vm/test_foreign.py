@@ -17,6 +17,7 @@ from builder.packages import facts
 from builder.packages.apt import Apt, file_name
 from builder.packages.unpack import tar_in
 from cluster.hosts import store
+from cluster.hosts.host import QEMU_UID
 from cluster.site import Site
 from contextualize import cloudinit, seed
 from contextualize.identity import derive
@@ -145,7 +146,7 @@ def test_its_seed_is_valid_to_its_own_cloud_init(mixed: Phx) -> None:
 def test_its_seed_is_for_the_hypervisor_alone(mixed: Phx, sandbox: str) -> None:
     host = Site(mixed.home).ledger.host(sandbox)
     there = host.outside(store.seed(NAME, "cloud-1")).stat()
-    assert stat.S_IMODE(there.st_mode) == 0o400 and there.st_uid == store.QEMU_UID
+    assert stat.S_IMODE(there.st_mode) == 0o400 and there.st_uid == QEMU_UID
 
 
 JOINED = """1-ipandhost/pbs 10.83.0.2 cloud-1 cloud-1.mixed
