@@ -231,13 +231,18 @@ def test_bandwidth_taken_away_by_hand_is_set_again(ready: Phx, file: Path, sandb
 
 def test_a_change_is_shown_and_not_done_by_surprise(ready: Phx, file: Path, tmp_path: Path) -> None:
     changed = tmp_path / "light.yaml"
-    changed.write_text(file.read_text().replace("memory: 256M", "memory: 300M"))
+    text = file.read_text()
+    changed.write_text(text.replace("memory: 256M", "memory: 300M"))
+    plan = ready.run("plan", changed).stdout
+    assert plan.count("RESTART") == 2
+    assert "memory.max is 300M, it booted with 256M; its disk stays" in plan
+    changed.write_text(text.replace("memory: 256M", "memory: 256M\n    disk: 5G"))
     plan = ready.run("plan", changed).stdout
     assert plan.count("REPLACE") == 2
-    assert "memory.min, memory.max changed; its disk goes" in plan
+    assert "disk.size changed; its disk goes" in plan
     refused = ready.run("up", changed, status=2)
     assert (
-        "2 running nodes would lose their disks: worker-1 (memory.min, memory.max changed), worker-2"
+        "2 running nodes would lose their disks: worker-1 (disk.size changed), worker-2"
         in refused.stderr
     )
     assert ready.nodes()["worker-1"]["memory"] == "256M"
