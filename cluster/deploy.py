@@ -25,8 +25,10 @@ from cluster.plan import (
     Action,
     Adjust,
     ClusterPlan,
+    Flag,
     Keep,
     Launch,
+    Meet,
     NodePlan,
     Remove,
     Replace,
@@ -67,7 +69,7 @@ def apply(
             case Remove(name, of):
                 _remove(name, of, plan.cluster, reach, hypervisor)
                 report(f"{name} removed")
-            case Keep():
+            case Keep() | Flag() | Meet():
                 pass
             case _:
                 assert_never(action)

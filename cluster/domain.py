@@ -16,6 +16,8 @@ from cluster.guarantee import Cgroup, Guarantee, cpu_tune, xen_cpu
 from cluster.network import NAMESPACE
 
 CHANNEL = xen.CHANNEL
+RUN = "urn:philoxenia:run:1"
+"""Namespace of what is noted in a running domain and is no part of its definition."""
 _BEFORE = {
     "memory-min": "memory", "memory-max": "memory",
     "in-guarantee": "network-guarantee", "out-guarantee": "network-guarantee",
@@ -129,6 +131,11 @@ def mark(text: str) -> Mark | None:
     told = {name: got.get(a) or got.get(_BEFORE.get(a, "")) for name, a in names.items()}
     given = Guarantee(**{name: int(value) for name, value in told.items() if value is not None})
     return Mark(got["cluster"], got["node"], got["role"], got["digest"], got["context"], given)
+
+
+def vouched(text: str) -> bool:
+    """Whether the running domain of this XML became ready since it was started: no start comes with that note."""
+    return ElementTree.fromstring(text).find(f"metadata/{{{RUN}}}ready") is not None
 
 
 def _attribute(name: str) -> str:

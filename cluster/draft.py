@@ -37,6 +37,8 @@ from contextualize.declared import Declared
 from contextualize.identity import Secret
 from contextualize.render import VERSION
 
+HOOK = "phx host down {name}, and phx host add without --no-hook puts libvirt's hook there"
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -280,6 +282,14 @@ def _able(
                 problems.append(
                     document.problem(("roles", name, "channel"), what, "write channel: virtio")
                 )
+            if role.autostart and host.kind == "libvirt" and not host.hook:
+                what = f"host '{host.name}' does not hold guests to their promises that start without phx"
+                hint = (
+                    "write autostart: false"
+                    if host.driver == "qemu"
+                    else HOOK.format(name=host.name)
+                )
+                problems.append(document.problem(("roles", name, "autostart"), what, hint))
         problems += _required(site, spec, document, images, host)
     able = [h for h in hosts if not found[h.name]]
     if not able:

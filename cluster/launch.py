@@ -21,7 +21,7 @@ from cluster.draft import Draft, draft
 from cluster.hosts import sandbox
 from cluster.ledger import NodeRow
 from cluster.metering import look
-from cluster.plan import Adjust, Keep, Remove, Replace, boots
+from cluster.plan import Adjust, Gentle, Meet, Remove, Replace, boots
 from cluster.site import Site, forget
 from cluster.spec import ClusterSpec, natural
 from contextualize import context as contexts
@@ -100,8 +100,8 @@ def recontext(site: Site, cluster: str, file: Path | None, report: Report) -> Dr
     kept(site, cluster, now)  # what is wrong in it is told before anybody waits
 
     def permitted(drawn: Draft) -> None:
-        if drawn.changes:
-            what = f"{len(drawn.changes)} nodes would be started, replaced or removed"
+        if others := [a for a in drawn.actions if not isinstance(a, Gentle)]:
+            what = f"{len(others)} nodes would be started, replaced or removed"
             raise InputError(
                 Problem(str(file or cluster), what, "phx plan shows it; phx up does it")
             )
@@ -165,13 +165,15 @@ def _change(
     report: Report,
     terms: Collection[Term] | None = None,
 ) -> Draft:
+    from cluster.verify import mend  # it looks by our own planning
+
     # Admission and launch are one act: nobody else promises or starts anything in between.
     with site.locked("launch", report):
         _settle(site, spec.cluster, report)
         drawn = draft(site, spec, document, host_name, anew, terms)
         if drawn.host.kind == "sandbox" and not sandbox.alive(drawn.host):
             report(f"starting sandbox host '{drawn.host.name}'")
-            site.start_host(drawn.host.name)
+            mend.started(site, site.start_host(drawn.host.name), spec.cluster, report)
             _settle(site, spec.cluster, report)
             drawn = draft(site, spec, document, drawn.host.name, anew, terms)
         if not drawn.host.accelerator and drawn.host.driver == "qemu":
@@ -201,10 +203,14 @@ def _change(
             if any(isinstance(a, Replace) for a in drawn.actions):
                 look.account(site, host.name, hypervisor)  # their counters go with them
             staying = [a for a in drawn.actions if not isinstance(a, Remove)]
-            # Whoever gets another machine, or boots again, is not ready, even if we die before we see it start.
+            # Whoever gets another machine, or boots again, is not ready, even if we die before we see it start; nor is
+            # whoever was started without us.
+            unmet = {a.node.name for a in staying if isinstance(a, Meet)}
+            unmet = {name for name in unmet & before.keys() if before[name].stage == "healthy"}
             site.ledger.tell(
                 *(replace(before[a.node.name], stage="defined", boot="", message="", context="")
-                  for a in staying if boots(a) and a.node.name in before)
+                  for a in staying
+                  if a.node.name in unmet or (boots(a) and a.node.name in before))
             )  # fmt: skip
             enforcer = Enforcer(spec.cluster, host, hypervisor, reach, site.ledger.papers, report)
             _adjust(enforcer, drawn, report)
@@ -277,8 +283,11 @@ def _adjust(enforcer: Enforcer, drawn: Draft, report: Report) -> None:
 
 def _hold(enforcer: Enforcer, drawn: Draft, report: Report) -> None:
     """See that what every node was told is in force: a cap is no part of a Xen guest's definition, and hands meddle."""
-    kept_ = {a.node.name for a in drawn.actions if isinstance(a, Keep)}
+    kept_ = {a.node.name for a in drawn.actions if isinstance(a, Gentle)}
     for node in drawn.plan.nodes:
+        if enforcer.hypervisor.autostart(node.domain, node.autostart) and node.name in kept_:
+            does = "starts" if node.autostart else "no longer starts"
+            report(f"{node.name} {does} when its host does")
         changed = enforcer.tell(node.name, node.machine.guarantee, balloons=True)
         if changed and node.name in kept_:
             report(f"{' and '.join(changed)} of {node.name} set again")

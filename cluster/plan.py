@@ -38,6 +38,7 @@ class NodePlan:
     """What one node shall be. `context` is the digest of the part of its seed that never changes while it lives.
 
     guarded  whether it may send under its own addresses only
+    autostart  whether it starts again when its host does
     """
 
     machine: Machine
@@ -45,6 +46,7 @@ class NodePlan:
     identity: Identity
     context: str
     guarded: bool = True
+    autostart: bool = False
 
     @property
     def name(self) -> str:
@@ -154,18 +156,38 @@ class Remove:
 
 
 @dataclass(frozen=True, slots=True)
+class Meet:
+    """A node that runs as it shall, and that no phx has seen become ready since it was started: by its host, by
+    itself, or by a phx that died.
+    """
+
+    node: NodePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A node that runs as it shall, and shall from now on start with its host, or no longer."""
+
+    node: NodePlan
+
+
+@dataclass(frozen=True, slots=True)
 class Keep:
     """A node that runs as it shall."""
 
     node: NodePlan
 
 
+Gentle = Keep | Flag | Meet
+"""What no guest notices."""
+
+
 def boots(action: Action) -> bool:
     """Whether the node boots for it, and so is not ready before it says so again."""
-    return not isinstance(action, Keep) and not (isinstance(action, Adjust) and not action.restart)
+    return not (isinstance(action, Gentle) or (isinstance(action, Adjust) and not action.restart))
 
 
-Action = Launch | Resume | Adjust | Replace | Remove | Keep
+Action = Launch | Resume | Adjust | Replace | Remove | Gentle
 
 
 def guarantee(role: Role) -> Guarantee:
@@ -274,7 +296,11 @@ def draw(
         told = json.dumps(documents.identity(node), sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()
         guarded = role.source == "own"
-        nodes.append(NodePlan(machine, str(addresses[node]), identities[node], digest, guarded))
+        nodes.append(
+            NodePlan(
+                machine, str(addresses[node]), identities[node], digest, guarded, role.autostart
+            )
+        )
     walled = host.kind in ("sandbox", "xen")
     xml = network.xml(spec.cluster, net, walled=walled)
     return ClusterPlan(spec.cluster, host.name, net, xml, tuple(nodes), documents)
@@ -302,6 +328,10 @@ def compare(
             actions.append(Adjust(node, now.mark.guarantee, why, now.state))
         elif now.state != "running":
             actions.append(Resume(node, now.state))
+        elif not now.vouched:
+            actions.append(Meet(node))
+        elif now.autostart != node.autostart:
+            actions.append(Flag(node))
         else:
             actions.append(Keep(node))
     return tuple(actions)

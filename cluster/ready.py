@@ -15,7 +15,7 @@ from cluster.hosts import store
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.ledger import NodeRow
-from cluster.plan import Remove, Replace, Resume
+from cluster.plan import Gentle, Remove, Replace, Resume
 from cluster.site import Site
 from contextualize.coordinator import Coordinator
 from contextualize.identity import Secret, derive
@@ -51,7 +51,7 @@ def until_ready(
     """Tell nodes what is new for them and wait until enough are ready; nodes that nothing concerns are left alone."""
     cluster, spec = drawn.spec.cluster, drawn.spec
     rows = {r.name: r for r in site.ledger.nodes(cluster)}
-    touched = {a.node.name for a in drawn.changes if not isinstance(a, Remove)}
+    touched = {a.node.name for a in drawn.changes if not isinstance(a, Remove | Gentle)}
     bases = {n.name: drawn.plan.documents.base(n.name) for n in drawn.plan.nodes}
     due = concern.due(drawn.plan, rows, touched)
     silent = {n.name: n for n in drawn.plan.nodes if drawn.silent(n.role)}
@@ -95,6 +95,7 @@ def until_ready(
             first = row.message.partition("\n")[0]
             notes.append((cluster, row.name, row.stage + (f": {first}" if first else "")))
             if row.stage == "healthy":
+                hypervisor.vouch(planned[row.name].domain)
                 report(f"{row.name} ready ({row.uptime:.1f} s after its kernel started)")
             elif row.stage not in ("failed", "defined"):
                 report(f"{row.name} {row.stage}")

@@ -15,8 +15,10 @@ from cluster.plan import (
     Action,
     Adjust,
     ClusterPlan,
+    Flag,
     Keep,
     Launch,
+    Meet,
     NodePlan,
     Remove,
     Replace,
@@ -46,17 +48,26 @@ def nodes(site: Site, clusters: Sequence[str]) -> list[dict[str, Any]]:
                 seen = {s.mark.node: s for s in hypervisor.observe() if s.mark.cluster == cluster}
             finally:
                 hypervisor.close()
-            absent = "gone"
-        except PhiloxeniaError:
-            seen, absent = {}, "unknown"
+            absent, why = "gone", "phx up launches it"
+        except PhiloxeniaError as cause:
+            seen, absent, why = {}, "unknown", "; ".join(filter(None, (cause.what, cause.hint)))
         for n in site.ledger.nodes(cluster):
             there = seen.get(n.name)
             machine = there.state if there else absent
             stage = "ready" if n.stage == "healthy" else n.stage
+            if there is not None:
+                why = ""
+                if machine in ("off", "crashed"):
+                    why = "phx up starts it again, its disk stays"
+                elif machine == "running" and stage == "ready" and not there.vouched:
+                    stage, why = (
+                        "defined",
+                        "started without phx and not known to be ready; phx up waits for that",
+                    )
             rows.append(
                 {"cluster": cluster, "node": n.name, "role": n.role, "address": n.address, "host": host.name,
                  "machine": machine, "stage": stage if machine == "running" else "-",
-                 "last": n.stage, "uptime": n.uptime, **_promise(there.mark.guarantee if there else None)}
+                 "why": why, "last": n.stage, "uptime": n.uptime, **_promise(there.mark.guarantee if there else None)}
             )  # fmt: skip
     return rows
 
@@ -84,6 +95,16 @@ def node_table(rows: Sequence[dict[str, Any]], terminal: Terminal) -> None:
             for r in rows
         ],
     )  # fmt: skip
+    for line in remarks(rows):
+        terminal.say(line)
+
+
+def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each thing that is not as it should be, with the nodes that it is about."""
+    about: dict[str, list[str]] = {}
+    for r in (r for r in rows if r["why"]):
+        about.setdefault(r["why"], []).append(r["node"])
+    return [f"{', '.join(nodes)}: {why}" for why, nodes in about.items()]
 
 
 def verb(action: Action) -> tuple[str, str, str]:
@@ -103,6 +124,11 @@ def verb(action: Action) -> tuple[str, str, str]:
             return node.name, "REPLACE", f"{why}; its disk goes"
         case Remove(name, _):
             return name, "REMOVE", "the file does not name it; its disk goes"
+        case Meet(node):
+            return node.name, "await", "it was started, and no phx has seen it become ready"
+        case Flag(node):
+            does = "starts" if node.autostart else "no longer starts"
+            return node.name, "adjust", f"autostart: it {does} when its host does"
         case Keep(node):
             return node.name, "keep", "it runs as it shall"
         case _:

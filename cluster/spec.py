@@ -271,6 +271,9 @@ class Role(Written):
         "own",
         description="the addresses that its nodes may send under: their own, or any (a router's)",
     )
+    autostart: bool = Field(
+        False, description="whether its nodes start again when their host does, as after its reboot"
+    )
     context: Deployment = Field(
         default_factory=Deployment, description="late facts and files, besides those of its image"
     )

@@ -251,7 +251,11 @@ class Wait:
 
     def _look(self, now: float) -> None:
         """Do the machines run, and is no stage's deadline over?"""
-        states = {s.name: s.state for s in self.hypervisor.observe()}
+        try:
+            states = {s.name: s.state for s in self.hypervisor.observe()}
+        except WorkFailed as cause:
+            seen = ", ".join(f"{n} was {w.row.stage}" for n, w in self.ways.items() if not w.done)
+            raise WorkFailed(f"the host was lost while nodes were waited for: {seen}") from cause
         for name, way in self.ways.items():
             if way.given_up or way.row.stage == "failed":
                 continue

@@ -97,12 +97,13 @@ def drawn(
 
 
 def launched(plan: ClusterPlan) -> tuple[Seen, ...]:
-    """What a hypervisor shows after all of `plan` was launched."""
+    """What a hypervisor shows after all of `plan` was launched and became ready."""
     from cluster import domain
 
     fake = FakeHypervisor()
     for node in plan.nodes:
         fake.start(node.domain, domain.xml(node.machine, node.context))
+        fake.vouch(node.domain)
     return fake.observe()
 
 

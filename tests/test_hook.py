@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +20,35 @@ MACHINE = replace(drawn().nodes[0].machine, virtualization="pv")
 
 def test_golden(golden):
     golden("xen/hook.txt", hook.script(domain.xml(MACHINE, "context")))
+
+
+def test_what_comes_before_a_start(golden):
+    golden("xen/hook-ahead.txt", hook.ahead(domain.xml(MACHINE, "context")))
+    assert hook.ahead("<domain><name>other</name></domain>") == ""
+
+
+@pytest.mark.parametrize("path", ["/etc/cron.d/x", "/run/libvirt/philoxenia/../../../etc/x", ""])
+def test_no_folder_is_made_elsewhere(path):
+    text = domain.xml(MACHINE, "context").replace(MACHINE.channel, path)
+    assert "mkdir" not in hook.ahead(text)
+
+
+@pytest.mark.parametrize(("op", "status"), [("prepare", 1), ("started", 0), ("release", 0)])
+def test_only_what_comes_before_a_start_can_prevent_it(op, status, monkeypatch):
+    said = []
+    fails = SimpleNamespace(returncode=1, stderr="nft: no")
+    monkeypatch.setattr(hook.subprocess, "run", lambda *_, **__: fails)
+    monkeypatch.setattr(hook.syslog, "syslog", said.append)
+    monkeypatch.setattr(hook.sys, "argv", ["libxl", "demo.head-1", op, "begin", "-"])
+    monkeypatch.setattr(hook.sys, "stdin", io.StringIO(domain.xml(MACHINE, "context")))
+    if status:
+        with pytest.raises(
+            SystemExit, match="its frames cannot be kept to its own addresses: nft: no"
+        ):
+            hook.main()
+    else:
+        hook.main()
+    assert said == ([] if op == "release" else ["philoxenia: demo.head-1 is not held: nft: no"])
 
 
 def test_it_is_what_phx_does():

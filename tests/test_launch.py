@@ -14,7 +14,7 @@ from builder.errors import InputError, WorkFailed
 from cluster import deploy, domain, launch, leaving, wait
 from cluster.hosts import guarding
 from cluster.hosts.hypervisor import FakeHypervisor
-from cluster.plan import Launch, Replace, Resume
+from cluster.plan import Flag, Launch, Meet, Replace, Resume
 from cluster.site import Site
 from contextualize.message import Report
 from tests.invented import CLUSTER, IMAGE, LAB
@@ -100,6 +100,10 @@ def up(site, text=CLUSTER, **more):
     return launch.up(site, file(site, text), None, more.get("replace", False), lambda _: None)
 
 
+def kinds(drawn):
+    return {type(a) for a in drawn.changes}
+
+
 def stages(site):
     return {r.name: r.stage for r in site.ledger.nodes("demo")}
 
@@ -111,7 +115,7 @@ def test_a_first_launch_that_was_killed_is_waited_for_by_the_next(site, where):
         up(site)
     assert set(stages(site).values()) == {"defined"}
     site.die, site.waited = "", []
-    assert not up(site).changes and site.waited == [(ALL, set())]
+    assert kinds(up(site)) == {Meet} and site.waited == [(ALL, set())]
     site.waited = []
     up(site)
     assert site.waited == [], "and then there is nothing left"
@@ -125,7 +129,7 @@ def test_a_replaced_node_is_not_ready_because_the_one_before_it_was(site, where)
         launch.renew(site, "demo", ["head-1"], lambda _: None)
     assert stages(site)["head-1"] == "defined"
     site.die, site.waited = "", []
-    assert not up(site).changes and [must for must, _ in site.waited] == [{"head-1"}]
+    assert kinds(up(site)) == {Meet} and [must for must, _ in site.waited] == [{"head-1"}]
 
 
 def test_scaling_down_that_was_killed_while_it_removed(site):
@@ -162,7 +166,7 @@ def test_a_degraded_cluster_is_repaired_by_the_next_up_without_touching_the_heal
     assert "demo is degraded: worker-2 not ready; phx up tries again" in said
     assert stages(site) == {"head-1": "healthy", "worker-1": "healthy", "worker-2": "failed"}
     site.waited, site.fails = [], set()
-    assert not up(site, spare).changes and site.waited == [({"worker-2"}, set())]
+    assert kinds(up(site, spare)) == {Meet} and site.waited == [({"worker-2"}, set())]
     assert set(stages(site).values()) == {"healthy"}
 
 
@@ -266,3 +270,40 @@ def test_who_reads_what_a_new_node_gives_is_heard_and_so_are_all_who_give_it(sit
     site.waited = []
     launch.scale(site, "demo", {"worker": 2}, lambda _: None)
     assert site.waited == [(set(), {"head-1", "worker-1", "worker-2"})], "and when one goes"
+
+
+def test_who_was_started_by_another_is_waited_for_and_nothing_else_happens(site):
+    """A host that was booted anew has started its guests: the ledger says ready, the machine does not."""
+    up(site)
+    site.machines.ready.remove("demo.worker-2")
+    site.waited = []
+    said = []
+    drawn = launch.up(site, file(site), None, False, said.append)
+    assert kinds(drawn) == {Meet} and site.waited == [({"worker-2"}, set())]
+    assert said == ["worker-2 ready (2.0 s after its kernel started)"]
+    assert up(site).changes == ()
+
+
+def test_autostart_is_a_flag_that_replaces_and_awaits_nobody(site):
+    up(site)
+    site.waited, said = [], []
+    on = CLUSTER + "    autostart: true\n"
+    host = replace(site.ledger.host("lab"), hook=True)
+    site.ledger.put_host(host)
+    drawn = launch.up(site, file(site, on), None, False, said.append)
+    assert kinds(drawn) == {Flag} and site.waited == []
+    assert said == [f"worker-{n} starts when its host does" for n in (1, 2)]
+    assert site.machines.starting == {"demo.worker-1", "demo.worker-2"}
+    assert up(site, on).changes == ()
+    launch.up(site, file(site), None, False, said.append)
+    assert (
+        site.machines.starting == set()
+        and said[-1] == "worker-2 no longer starts when its host does"
+    )
+
+
+def test_autostart_is_refused_where_nobody_would_hold_who_starts(site):
+    with pytest.raises(
+        InputError, match="does not hold guests to their promises that start without phx"
+    ):
+        up(site, CLUSTER + "    autostart: true\n")

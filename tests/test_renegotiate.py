@@ -89,6 +89,7 @@ def site(tmp_path, monkeypatch):
     def apply(_plan, actions, _reach, hypervisor, *_):
         for node in (a.node for a in actions if isinstance(a, Launch)):
             hypervisor.start(node.domain, domain.xml(node.machine, node.context))
+            hypervisor.vouch(node.domain)
 
     monkeypatch.setattr(deploy, "apply", apply)
     monkeypatch.setattr(deploy, "guard", lambda *_: [])

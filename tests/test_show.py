@@ -119,6 +119,7 @@ def test_nodes_of_a_host_that_does_not_answer_are_unknown(site, capsys):
     assert capsys.readouterr().out == (
         "NODE    ROLE  ADDRESS   MACHINE  STAGE  CPU  MEMORY  NETWORK  HOST\n"
         "head-1  head  10.7.0.1  unknown  -      -    -       -        lab\n"
+        "head-1: host 'lab' does not run; phx host up lab\n"
     )
 
 

@@ -229,6 +229,20 @@ def test_a_machine_that_stops_ends_it_at_once_with_its_console(how, bench):
     )
 
 
+def test_a_host_that_is_lost_ends_it_and_what_was_seen_last_is_told(bench, monkeypatch):
+    bench.say("worker-1", "booted")
+
+    def lost(_):
+        raise WorkFailed("the host does not list its domains: cut", "run it again")
+
+    monkeypatch.setattr(type(bench.hypervisor), "observe", lost)
+    with pytest.raises(WorkFailed) as caught:
+        bench.wait(timeout=30)
+    said = explain(caught.value)
+    assert said.startswith("error: the host was lost while nodes were waited for: ")
+    assert "worker-1 was booted" in said and said.endswith("hint: run it again")
+
+
 def test_a_paused_machine_may_go_on(bench):
     for name in bench.nodes:
         xml, _ = bench.hypervisor.domains[f"demo.{name}"]

@@ -16,6 +16,7 @@ from cluster.guarantee import Balloon, Guarantee, Setting, Throttle, contract, s
 from cluster.hosts.host import Host
 from cluster.hosts.live import Tuned
 from cluster.hosts.shaping import Shape
+from cluster.hosts.tc import shown
 from cluster.plan import guarantee
 
 if TYPE_CHECKING:
@@ -62,11 +63,7 @@ def compared(
             lines.append(
                 line(name, str(setting), measured, tuned is not None and tuned.holds(setting))
             )
-    inward, outward = shapes(granted)
-    if host.driver == "xen":
-        outward = replace(
-            outward, guarantee=outward.limit
-        )  # the back end holds a limit and no guarantee
+    inward, outward = shown(host, *shapes(granted))
     for name, shape, there in (
         ("network in", inward, found[0]),
         ("network out", outward, found[1]),

@@ -44,8 +44,9 @@ def argv(machine: Emulated, image: Manifest, identity: Identity) -> list[str]:
     return [
         accelerator.QEMU, "-name", f"phx-{machine.name}", "-accel", accel, "-cpu", cpu,
         "-machine", "pc", "-smp", str(machine.cores), "-m", f"{machine.memory >> 20}M",
-        "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-kernel", HYPERVISOR, "-append", f"console=com1 {options}".strip(),
+        "-nodefaults", "-no-user-config", "-display", "none",
+        # A reboot of dom0 is one of the machine; a Xen that has crashed stays where it is, and is read on the console.
+        "-kernel", HYPERVISOR, "-append", f"console=com1 noreboot {options}".strip(),
         # QEMU reads a list here, each file with its options; a comma inside is doubled.
         "-initrd", f"{KERNEL} {comma(kernel)},initrd",
         "-chardev", f"socket,id=console,path={comma(machine.run)}/console,server=on,wait=off,"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable
 
 from builder.errors import CommandFailed, EnvironmentLacks, WorkFailed
 from cluster import network
 from cluster.guard import Sender, Standing, differing, ruleset, senders, standing, table_names
+from cluster.hosts import hook
+from cluster.hosts.host import STATE
 from cluster.hosts.reach import Reach
 
 QUICK = 60.0
@@ -18,9 +21,12 @@ _BOTH = (
     f'{_PATH}unshare --net sh -c "nft -f - && nft -j list ruleset" || exit 1; echo; '
     'nft -j list table bridge "$1" 2>/dev/null || :'
 )
+_SUM = 'sha256sum "$1" 2>/dev/null || :'
 _NOW = f'{_PATH}nft -j list table bridge "$1" 2>/dev/null || :'
 _TABLES = f"{_PATH}exec nft -j list tables bridge"
 _SET = f"{_PATH}exec nft -f -"
+# The same, kept for a host's hook, which loads it where nobody has since the host was started.
+_KEEP = f'{_PATH}umask 077; mkdir -p "${{1%/*}}" && cat >"$1.new" && nft -f "$1.new" && mv "$1.new" "$1"'
 
 
 def demand(reach: Reach) -> None:
@@ -41,16 +47,28 @@ def ensure(
     if staying := [s for tap, s in senders(now).items() if tap in leaving]:
         held += staying
         shall, now = _compared(reach, cluster, held)
-    if shall == now:
+    text = ruleset(cluster, held).encode()
+    if shall == now and _kept(reach, cluster, text):
         return ()
     changed = differing(shall, now)
-    reach.run(["sh", "-c", _SET], timeout=QUICK, data=ruleset(cluster, held).encode())
+    argv = ["sh", "-c", _SET]
+    if reach.host.hook:
+        argv = ["sh", "-c", _KEEP, "sh", str(STATE / cluster / hook.GUARD)]
+    reach.run(argv, timeout=QUICK, data=text)
     shall, now = _compared(reach, cluster, held)
     if shall != now:
         raise WorkFailed(
             f"host '{reach.host.name}': the guard's rules of {cluster} read back otherwise than they were set"
         )
     return changed
+
+
+def _kept(reach: Reach, cluster: str, text: bytes) -> bool:
+    """Whether the host's hook would load these rules, if it has one."""
+    if not reach.host.hook:
+        return True
+    argv = ["sh", "-c", _SUM, "sh", str(STATE / cluster / hook.GUARD)]
+    return reach.run(argv, timeout=QUICK).startswith(hashlib.sha256(text).hexdigest())
 
 
 def compared(reach: Reach, cluster: str, wanted: Iterable[Sender]) -> tuple[Standing, Standing]:

@@ -34,6 +34,7 @@ class Host:
     cpus      the CPUs of the machine that a sandbox's guests run on, as in 0-1; "" for all
     cgroup    version of its cgroups: CPU weights have another scale in each
     offers    pv, pvh, hvm: what guests can be on a Xen host
+    hook      whether its libvirt holds a guest to its promises at each start, whoever starts it (hook.py)
     """
 
     name: str
@@ -53,10 +54,11 @@ class Host:
     cpus: str = ""
     cgroup: Literal[1, 2] = 1
     offers: tuple[str, ...] = ()
+    hook: bool = False
 
     def outside(self, inside: PurePosixPath) -> Path:
         """Our path of a file that the host's libvirt calls `inside`."""
-        if not self.folder:
+        if not self.folder or self.ssh:
             return Path(inside)
         for top, real in (
             (PurePosixPath("/run/libvirt"), Path(self.run)),

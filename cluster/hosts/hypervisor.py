@@ -23,18 +23,25 @@ from cluster.hosts.live import Tuned
 from cluster.metering.usage import Usage, added
 from cluster.network import NAMESPACE
 
+CUT = "phx host ls shows whether the host answers; run the same command again: it goes on"
 State = Literal["running", "paused", "off", "crashed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One of our domains as it is now. `vcpus` and `memory` (bytes) are what it booted with, and can have at most."""
+    """One of our domains as it is now. `vcpus` and `memory` (bytes) are what it booted with, and can have at most.
+
+    autostart  whether it starts when its host does
+    vouched    whether it became ready, by our own witness, since it was started
+    """
 
     name: str
     mark: Mark
     state: State
     vcpus: int = 0
     memory: int = 0
+    autostart: bool = False
+    vouched: bool = True
 
 
 class Hypervisor(Protocol):
@@ -64,6 +71,16 @@ class Hypervisor(Protocol):
 
     def remark(self, name: str, guarantee: Guarantee) -> None:
         """Write another guarantee into the domain's mark. WorkFailed if it is not ours."""
+        ...
+
+    def autostart(self, name: str, wanted: bool) -> bool:
+        """Let a domain start when its host does, with its network, or no longer; whether anything had to change."""
+        ...
+
+    def vouch(self, name: str) -> None:
+        """Note in a running domain that it became ready: whoever starts it again, the note is gone. Silent when the
+        domain is gone.
+        """
         ...
 
     def restart(self, name: str, xml: str) -> None:
@@ -149,6 +166,9 @@ class Libvirt:
         try:
             yield
         except self._libvirt.libvirtError as cause:
+            if not self.alive():
+                what = f"{doing}: the connection to the host's libvirt was cut"
+                raise WorkFailed(what, CUT) from WorkFailed(str(cause))
             raise WorkFailed(doing) from WorkFailed(str(cause))
 
     def facts(self) -> HostFacts:
@@ -172,7 +192,7 @@ class Libvirt:
                         continue  # it went while we looked
                     raise
                 if (seen := _seen(domain.name(), text, states.get(state, "off"))) is not None:
-                    found.append(seen)
+                    found.append(replace(seen, autostart=bool(self._told(domain.autostart))))
         return tuple(sorted(found, key=lambda s: s.name))
 
     def usage(self) -> tuple[Usage, ...]:
@@ -250,6 +270,28 @@ class Libvirt:
             lib, lasting = self._libvirt, live.flags(self._libvirt, domain)
             element = definition.element(replace(known, guarantee=guarantee))
             domain.setMetadata(lib.VIR_DOMAIN_METADATA_ELEMENT, element, "phx", NAMESPACE, lasting)
+
+    def autostart(self, name: str, wanted: bool) -> bool:
+        with self._door(f"domain {name} cannot be told whether it starts with its host"):
+            domain = self._connection.lookupByName(name)
+            known = _claim_domain(name, domain.XMLDesc())
+            network = self._found(
+                self._connection.networkLookupByName, networks.name(known.cluster)
+            )
+            if wanted and network is not None and not network.autostart():
+                network.setAutostart(True)
+            if bool(domain.autostart()) == wanted:
+                return False
+            domain.setAutostart(wanted)
+            return True
+
+    def vouch(self, name: str) -> None:
+        lib = self._libvirt
+        with self._door(f"domain {name} cannot be marked"):
+            domain = self._found(self._connection.lookupByName, name)
+            if domain is not None and domain.isActive():
+                element, live = lib.VIR_DOMAIN_METADATA_ELEMENT, lib.VIR_DOMAIN_AFFECT_LIVE
+                domain.setMetadata(element, "<ready/>", "phxrun", domains.RUN, live)
 
     def restart(self, name: str, xml: str) -> None:
         with self._door(f"domain {name} cannot be started again"):
@@ -366,7 +408,7 @@ def _seen(name: str, xml: str, state: State) -> Seen | None:
     known = mark(xml)
     if known is None:
         return None
-    return Seen(name, known, state, *definition.size(xml))
+    return Seen(name, known, state, *definition.size(xml), vouched=domains.vouched(xml))
 
 
 def _claim_domain(name: str, xml: str) -> Mark:
@@ -392,13 +434,20 @@ class FakeHypervisor:
     """Domain -> what a test says of it, besides nothing: fields of a Usage."""
     runs: dict[str, int] = field(default_factory=dict)
     nets: dict[str, str] = field(default_factory=dict)
+    starting: set[str] = field(default_factory=set)
+    """Domains that start with their host."""
+    ready: set[str] = field(default_factory=set)
+    """Domains that are vouched for."""
 
     def facts(self) -> HostFacts:
         return HostFacts("fake", "0.0.0", 4, 8 << 30, ("qemu",))
 
     def observe(self) -> tuple[Seen, ...]:
         told = (_seen(name, xml, state) for name, (xml, state) in sorted(self.domains.items()))
-        return tuple(seen for seen in told if seen is not None)
+        return tuple(
+            replace(seen, autostart=seen.name in self.starting, vouched=seen.name in self.ready)
+            for seen in told if seen is not None
+        )  # fmt: skip
 
     def tune(self, name: str, setting: Setting) -> None:
         xml, state = self._there(name)
@@ -419,9 +468,20 @@ class FakeHypervisor:
         known = _claim_domain(name, xml)
         self.domains[name] = (definition.remarked(xml, replace(known, guarantee=guarantee)), state)
 
+    def autostart(self, name: str, wanted: bool) -> bool:
+        self._there(name)
+        before, known = name in self.starting, self.starting
+        (known.add if wanted else known.discard)(name)
+        return before != wanted
+
+    def vouch(self, name: str) -> None:
+        if self.domains.get(name, ("", "off"))[1] != "off":
+            self.ready.add(name)
+
     def restart(self, name: str, xml: str) -> None:
         _claim_domain(name, self._there(name)[0])
         self.domains[name] = (xml, "running")
+        self.ready.discard(name)
 
     def _there(self, name: str) -> tuple[str, State]:
         if name not in self.domains:
@@ -460,11 +520,14 @@ class FakeHypervisor:
         if name in self.domains and self.domains[name][1] == "running":
             raise WorkFailed(f"domain {name} cannot be started")
         self.domains[name] = (xml, "running")
+        self.ready.discard(name)
         self.runs[name] = self.runs.get(name, 0) + 1
 
     def resume(self, name: str) -> None:
         if name not in self.domains:
             raise WorkFailed(f"domain {name} cannot be started")
+        if self.domains[name][1] == "off":
+            self.ready.discard(name)
         self.domains[name] = (self.domains[name][0], "running")
 
     def pause(self, name: str) -> None:
@@ -482,6 +545,7 @@ class FakeHypervisor:
         if name in self.domains:
             _claim_domain(name, self.domains[name][0])
             del self.domains[name]
+            self.starting.discard(name)
 
     def close(self) -> None:
         pass

@@ -81,7 +81,9 @@ class There:
             command,
         ]
         done = run(argv, timeout=timeout, stdin=data, check=False)
-        if done.status == 255:  # ssh's own: ssh(1), EXIT STATUS
+        if (
+            done.status == 255 or done.status < 0
+        ):  # ssh's own: ssh(1), EXIT STATUS; or it was killed
             self._cut(command.split(maxsplit=1)[0], done.tail)
         return done.status, done.text, done.tail
 
@@ -124,7 +126,7 @@ class There:
         except TimeoutError:
             raise TimedOut(f"host '{self.host.name}': {doing} did not end in time") from None
         except (paramiko.SSHException, OSError, EOFError) as cause:
-            self._cut(doing, f"{type(cause).__name__}: {cause}")
+            self._cut(doing, str(cause) or "the other side ended it")
 
     def _session(self) -> Any:
         return self._open().transport.open_session(timeout=PATIENCE)

@@ -295,6 +295,11 @@ def _prepare(host: Host) -> None:
         (folder / file).write_text(text)
     for inside in (STATE, RUN, LOGS):
         host.outside(inside).mkdir(parents=True, exist_ok=True)
+    # Guests with autostart start with libvirtd, and find the place of their channels.
+    for cluster in host.outside(STATE).iterdir():
+        channels = host.outside(RUN / cluster.name)
+        channels.mkdir(mode=0o711, exist_ok=True)
+        os.chown(channels, QEMU_UID, QEMU_UID)
     confined = False
     for group in _controllers():
         here = group / f"phx-{host.name}.partition"

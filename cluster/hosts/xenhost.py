@@ -10,7 +10,8 @@
     RUN/                 sockets: the one SSH connection, console, context channel
 
 It needs no root: QEMU's user network forwards one port of the loopback, and lets nothing else in or out. The end of
-QEMU is the end of all guests; the disk stays, and `up` boots it again. A reboot of dom0 is such an end too.
+QEMU is the end of all guests; the disk stays, and `up` boots it again. A reboot of dom0 ends them too, and comes back
+by itself; guests with autostart come back with it.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ from contextualize.render import Documents
 RECIPE = "xen-host"
 PATIENCE = 600.0
 """Seconds until Xen has to answer: ten times what it takes on a quiet machine under emulation."""
+PANIC = "Panic on CPU"
+"""What Xen says when it can go on no more."""
 DOM0 = 1 << 30
 """Bytes of dom0, by the recipe's options of Xen; guests have the rest."""
 LEAST, USUAL, USUAL_DISK = 2 << 30, 4 << 30, 20 << 30
@@ -114,6 +117,8 @@ def up(
     folder.mkdir(parents=True, exist_ok=True)
     catalog.hold(image, f"host {name}")
     identity = _settle(machine, image, files, fresh=known is None)
+    console = folder / "console.log"
+    before = console.stat().st_size if console.exists() else 0
     report(f"{name} boots: {'KVM' if machine.accelerator == 'kvm' else 'under emulation'}")
     pid = start_detached(
         argv(machine, image, identity), log=folder / "qemu.log", cwd=folder / "boot"
@@ -123,7 +128,7 @@ def up(
     while lives(pid) and not alive(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
     begun(describe(machine))
-    return _answering(machine, report)
+    return _answering(machine, report, before)
 
 
 def _demand(machine: Emulated, least_disk: int) -> None:
@@ -182,8 +187,8 @@ def _settle(machine: Emulated, image: Manifest, files: Path, *, fresh: bool) -> 
     return identity
 
 
-def _answering(machine: Emulated, report: Report) -> tuple[Host, HostFacts]:
-    """Wait until dom0 is healthy and its libvirt tells of Xen."""
+def _answering(machine: Emulated, report: Report, before: int = 0) -> tuple[Host, HostFacts]:
+    """Wait until dom0 is healthy and its libvirt tells of Xen. `before`: bytes of its console from other boots."""
     name, folder = machine.name, Path(machine.folder)
     token = derive(_secret(folder), "host", name).token
     deadline, stages = time.monotonic() + PATIENCE, list[Told]()
@@ -198,6 +203,9 @@ def _answering(machine: Emulated, report: Report) -> tuple[Host, HostFacts]:
             said = " | ".join([*_last(folder / "qemu.log", 3), *_last(folder / "console.log", 3)])
             hint = f"all of it is in {folder}/console.log"
             raise WorkFailed(f"host '{name}': QEMU ended; it last said: {said}", hint)
+        if PANIC in (said := " | ".join(_last(folder / "console.log", 12, before))):
+            hint = f"phx host down {name}; all of it is in {folder}/console.log"
+            raise WorkFailed(f"host '{name}': Xen crashed; it last said: {said}", hint)
         if stages and stages[-1].stage == "failed":
             raise WorkFailed(f"host '{name}': its agent failed: {stages[-1].message}")
         if time.monotonic() > deadline:
@@ -229,7 +237,7 @@ def describe(machine: Emulated) -> Host:
     return Host(
         name=machine.name, kind="xen", uri=ssh.uri("xen", machine.name, folder), folder=machine.folder,
         run=machine.run, netns="", cpu=0, memory=0, network=0, accelerator=machine.accelerator,
-        ssh=str(folder / "ssh_config"), driver="xen",
+        ssh=str(folder / "ssh_config"), driver="xen", hook=True,
     )  # fmt: skip
 
 
@@ -313,11 +321,11 @@ def _port(wanted: int) -> int:
     raise EnvironmentLacks("no port of the loopback is free")
 
 
-def _last(path: Path, lines: int) -> list[str]:
-    """The end of what was said, made plain."""
+def _last(path: Path, lines: int, before: int = 0) -> list[str]:
+    """The end of what was said after the first `before` bytes, made plain."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            file.seek(max(before, file.seek(0, os.SEEK_END) - 4096))
             said = plain(file.read().decode(errors="replace"))
     except OSError:
         return []

@@ -16,8 +16,11 @@ from cluster.plan import (
     Action,
     Adjust,
     ClusterPlan,
+    Flag,
+    Gentle,
     Keep,
     Launch,
+    Meet,
     NodePlan,
     Remove,
     Replace,
@@ -148,11 +151,14 @@ def of_cluster(
                 told(Code.AGREED, node.name, f"its mark says another {keys} than is promised")
                 if state != "running":
                     told(Code.OFF, node.name, f"it is {state}")
-            case Keep():
+            case Flag(node):
+                what = "starts" if node.autostart else "does not start"
+                told(Code.AGREED, node.name, f"its file says that it {what} when its host does")
+            case Keep() | Meet():
                 pass
             case _:
                 assert_never(action)
-        if isinstance(action, Keep | Adjust | Replace):
+        if isinstance(action, Gentle | Adjust | Replace):
             for code, what, thing in _of_node(action.node, facts, shall):
                 told(code, action.node.name, what, thing)
             if action.node.guarded and action.node.machine.tap in unguarded:

@@ -15,7 +15,8 @@ from cluster.hosts import guarding, store, uplink
 from cluster.hosts.host import LOGS, RUN, STATE, Host
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.hosts.reach import Reach
-from cluster.plan import Adjust, ClusterPlan, Keep, NodePlan, Replace
+from cluster.hosts.tc import shown
+from cluster.plan import Adjust, ClusterPlan, Gentle, NodePlan, Replace
 from cluster.site import Site
 from cluster.verify.drift import Code, Drift, Facts, Left, code_of, of_cluster, of_host
 
@@ -41,7 +42,7 @@ def cluster(site: Site, name: str, reach: Reach, hypervisor: Hypervisor) -> Look
     """Compare a cluster of the ledger with its host. InputError if there is none of that name."""
     spec, document = launch.kept(site, name)
     drawn = draft(site, spec, document, None)
-    there = [a.node for a in drawn.actions if isinstance(a, Keep | Adjust | Replace)]
+    there = [a.node for a in drawn.actions if isinstance(a, Gentle | Adjust | Replace)]
     links = _links(reach)
     with reach.queues() as queues:
         queued = {
@@ -53,7 +54,7 @@ def cluster(site: Site, name: str, reach: Reach, hypervisor: Hypervisor) -> Look
         {n.name: hypervisor.definition(n.domain) for n in there},
         {n.name: _settings(n, reach.host, hypervisor) for n in there},
     )  # fmt: skip
-    shall = {n.machine.tap: shapes(n.machine.guarantee) for n in there}
+    shall = {n.machine.tap: shown(reach.host, *shapes(n.machine.guarantee)) for n in there}
     found = of_cluster(drawn.plan, drawn.actions, facts, shall)
     return Looked(drawn, (*found, *_uplink(drawn.plan, reach)))
 

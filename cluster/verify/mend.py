@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from builder.errors import WorkFailed
 from builder.plan import Report
-from cluster import deploy, network
+from cluster import deploy, network, occupancy
 from cluster.contract.enforce import Enforcer
 from cluster.contract.papers import Papers
 from cluster.hosts.hypervisor import Hypervisor
 from cluster.hosts.reach import Reach
+from cluster.verify import look
 from cluster.verify.drift import MENDS, Code, Drift
 from cluster.verify.look import Looked
+
+if TYPE_CHECKING:
+    from cluster.hosts.host import Host
+    from cluster.site import Site
 
 QUICK = 60.0
 HELD = (Code.CPU, Code.MEMORY, Code.IO, Code.BANDWIDTH)
@@ -48,6 +54,25 @@ def cluster(
             report(f"{node.name}: {cause.what}")  # the others are mended all the same
         else:
             report(f"{node.name}: {', '.join(changed)} set again")
+
+
+def started(site: Site, host: Host, but: str, report: Report) -> None:
+    """Hold the guests that a sandbox started with itself (autostart): nothing there does it without phx. The lock
+    `launch` is held.
+
+    but  a cluster that somebody brings up anyway
+    """
+    names = [c.name for c in site.ledger.clusters() if c.host == host.name and c.name != but]
+    running = {s.mark.cluster for s in occupancy.seen(site, host) if s.state == "running"}
+    for name in (n for n in names if n in running):
+        with occupancy.connected(site, host) as (hypervisor, reach):
+            cluster(
+                look.cluster(site, name, reach, hypervisor),
+                reach,
+                hypervisor,
+                site.ledger.papers,
+                report,
+            )
 
 
 def host(drifts: Sequence[Drift], reach: Reach, report: Report) -> None:

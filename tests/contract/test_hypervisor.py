@@ -313,6 +313,35 @@ def test_what_is_not_ours_is_not_tuned_marked_or_started_again(bench):
     assert bench.foreign_lives()
 
 
+def test_a_domain_starts_with_its_host_when_it_is_told_so(bench):
+    name, xml = bench.nodes()[0]
+    bench.port.start_network(
+        "phx-demo", network.xml("demo", ipaddress.IPv4Network("10.7.0.0/24"), walled=True)
+    )
+    bench.port.start(name, xml)
+    assert not bench.port.observe()[0].autostart
+    for wanted, changed in ((True, True), (True, False), (False, True), (False, False)):
+        assert bench.port.autostart(name, wanted) is changed
+        assert bench.port.observe()[0].autostart is wanted
+
+
+def test_who_is_started_again_is_not_vouched_for(bench):
+    name, xml = bench.nodes()[0]
+    bench.port.start(name, xml)
+    assert not bench.port.observe()[0].vouched
+    for _ in range(2):
+        bench.port.vouch(name)
+        assert bench.port.observe()[0].vouched
+    bench.stop(name, "paused")
+    bench.port.resume(name)
+    bench.port.remark(name, promise(cpu=750))
+    assert bench.port.observe()[0].vouched, "it is the same run"
+    bench.stop(name, "off")
+    bench.port.resume(name)
+    assert not bench.port.observe()[0].vouched
+    bench.port.vouch("demo.nobody")
+
+
 # Only what is libvirt's.
 
 
