@@ -76,7 +76,14 @@ def host_up(
     elif given := [option for option, value in room.items() if value is not None]:
         raise InputError(Problem(given[0], "a sandbox has what this machine has", "add --xen"))
     else:
-        started = site.start_host(name, bandwidth, cpus)
+        from cluster.hosts import registry
+        from cluster.verify import mend
+
+        with site.locked("launch", terminal.report):
+            ran = any(h.name == name and registry.answers(h) for h in site.ledger.hosts())
+            started = site.start_host(name, bandwidth, cpus)
+            if not ran:
+                mend.started(site, started, "", terminal.report)
     terminal.say(f"host '{name}' runs: {started.uri}")
 
 
@@ -133,8 +140,8 @@ def host_down(
         )  # fmt: skip
     for cluster in there:
         forget(site, cluster)
-    registry.end(site, found)
-    Terminal().say(f"host '{name}' is gone")
+    left = registry.end(site, found)
+    Terminal().say(f"host '{name}' is gone" + (f"; {left}" if left else ""))
 
 
 @host.command("add")
@@ -150,6 +157,10 @@ def host_add(
     ssh_config: Annotated[
         Path | None, typer.Option(help="The ssh_config that knows the way; else your own.")
     ] = None,
+    no_hook: Annotated[
+        bool,
+        typer.Option("--no-hook", help="Put no hook beside a Xen host's own: no autostart there."),
+    ] = False,
 ) -> None:
     """Register a libvirt that is there already: on this machine, or on another one by SSH."""
     from cluster.hosts import registry
@@ -157,8 +168,10 @@ def host_add(
 
     _host_name(name)
     bandwidth = _bandwidth(network) or DEFAULT_NETWORK
-    found, told = registry.add(here(), name, uri, ssh_config, bandwidth)
+    found, told, done = registry.add(here(), name, uri, ssh_config, bandwidth, not no_hook)
     Terminal().say(f"host '{name}' added: {told.named}, {found.cpu / 1000:g} cores for guests")
+    if done:
+        Terminal().say(f"there {done}; phx host down {name} removes it")
 
 
 @host.command("uplink")
@@ -206,11 +219,12 @@ def host_calibrate(
 
 @host.command("ls")
 def host_ls(as_json: Json = False) -> None:
-    """List the hosts, and whether they answer."""
-    from cluster.hosts.registry import answers
+    """List the hosts, and whether they answer within 10 seconds."""
+    from cluster.hosts import registry
 
-    terminal = Terminal()
-    rows = [(h, answers(h)) for h in here().ledger.hosts()]
+    terminal, hosts = Terminal(), here().ledger.hosts()
+    told = registry.answering(hosts)
+    rows = [(h, told[h.name]) for h in hosts]
     if as_json:
         terminal.json([{**asdict(h), "answers": ok} for h, ok in rows])
     else:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -20,7 +23,7 @@ from builder.errors import (
 from builder.images.manifest import Manifest
 from builder.plan import Report
 from cluster.guarantee import Cgroup
-from cluster.hosts import facts, sandbox, ssh, xenhost
+from cluster.hosts import facts, hooked, sandbox, ssh, xenhost
 from cluster.hosts.facts import HostFacts
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Libvirt
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from cluster.site import Site
 
 Driver = Literal["qemu", "xen"]
+PATIENCE = 10.0
+"""Seconds that a host has to say that it is there: an emulated one that is busy takes two or three."""
 KEPT = 1 << 30
 """Bytes that a machine keeps whose guests are its processes."""
 PROGRAMS = {
@@ -68,17 +73,33 @@ def start_xen(
     return host
 
 
-def end(site: Site, host: Host) -> None:
-    """Stop a host of ours and remove it; forget one that was there before us."""
+def end(site: Site, host: Host) -> str:
+    """Stop a host of ours and remove it; forget one that was there before us. What is left there, "" for nothing."""
+    left = ""
     match host.kind:
         case "sandbox":
             sandbox.down(host)
         case "xen":
             xenhost.down(host, site.catalog)
         case "libvirt":
+            if host.hook:
+                left = _unhooked(site, host)
             if host.folder:
                 _leave(host.name, Path(host.folder))
     site.ledger.drop_host(host.name)
+    return left
+
+
+def _unhooked(site: Site, host: Host) -> str:
+    """Take our hook away, if the host answers: it can be forgotten in any case."""
+    reach = site.reach(host)
+    try:
+        hooked.take(reach, site.home)
+    except PhiloxeniaError as cause:
+        return f"its hook {hooked.path(site.home)} is still there: {cause.what}"
+    finally:
+        reach.close()
+    return ""
 
 
 def _leave(name: str, folder: Path) -> None:
@@ -101,12 +122,30 @@ def answers(host: Host) -> bool:
     return True
 
 
+def answering(
+    hosts: Iterable[Host], patience: float = PATIENCE, ask: Callable[[Host], bool] = answers
+) -> dict[str, bool]:
+    """Whether each host answers, all asked side by side. One that does not say so in `patience` seconds does not."""
+    found: dict[str, bool] = {}
+    threads = {
+        host.name: Thread(target=lambda h: found.update({h.name: ask(h)}), args=(host,), daemon=True)
+        for host in hosts
+    }  # fmt: skip
+    for thread in threads.values():
+        thread.start()
+    deadline = time.monotonic() + patience
+    for thread in threads.values():
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return {name: found.get(name, False) for name in threads}
+
+
 def add(
-    site: Site, name: str, uri: str, own: Path | None, bandwidth: int
-) -> tuple[Host, HostFacts]:
+    site: Site, name: str, uri: str, own: Path | None, bandwidth: int, hook: bool = True
+) -> tuple[Host, HostFacts, str]:
     """Register a libvirt that is there: of this machine, or of another one by SSH.
 
-    own  the ssh_config(5) that knows the way; None: the user's usual files
+    own   the ssh_config(5) that knows the way; None: the user's usual files
+    hook  whether a Xen host gets our hook (see hooked); the last of what is returned says what was done for it
     Raises InputError (an address of another kind, a name that is taken) and EnvironmentLacks with all that keeps the
     host from being used; then nothing is stored.
     """
@@ -135,14 +174,28 @@ def add(
         raise EnvironmentLacks(what, f"write {uri.replace(driver, told.hypervisor, 1)}")
     cpu, memory = facts.room(told, KEPT)
     host = replace(host, cpu=cpu, memory=memory)
+    done = ""
     if driver == "xen":
-        host = replace(host, offers=told.modes)
+        host = replace(host, offers=told.modes, hook=hook)
+        done = _hooked(site, host) if hook else ""
     elif host.ssh:  # nobody boots a probe there: what its libvirt says is taken
         host = replace(host, accelerator="kvm" if "kvm" in told.types else "qemu")
     if driver == "qemu":
         host = replace(host, cgroup=_cgroup(site, host))
     site.ledger.put_host(host)
-    return host, told
+    return host, told, done
+
+
+def _hooked(site: Site, host: Host) -> str:
+    reach = site.reach(host)
+    try:
+        return hooked.put(reach, site.home)
+    except BaseException:
+        if host.folder:
+            _leave(host.name, Path(host.folder))
+        raise
+    finally:
+        reach.close()
 
 
 def _address(uri: str) -> tuple[Driver, str]:
