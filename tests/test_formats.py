@@ -153,3 +153,11 @@ def test_a_file_gets_what_is_asked_for(tmp_path):
 def test_a_recipe_may_name_every_format_that_is_written():
     disks = get_args(Container)
     assert {*disks, *get_args(OfTree), *(BOOTABLE + d for d in disks)} == set(get_args(Format))
+
+
+def test_a_xen_host_gets_no_grub_that_would_start_its_kernel_alone(tmp_path):
+    host = replace(IMAGE, name="xen-host", hypervisor="dom0_mem=1G")
+    with pytest.raises(
+        InputError, match="xen-host is a Xen host, and GRUB on a disk of ours starts no"
+    ):
+        export(host, tmp_path, LayerStore(tmp_path / "layers"), "raw", tmp_path / "x", True)

@@ -54,8 +54,8 @@ def export(
     folder  the image's folder in the catalog
     store   the layers, which all but containers are made from
     boots   write a partitioned disk that boots itself instead; containers only
-    Raises InputError for an unknown format, a file that is there already, layers that are gone; WorkFailed,
-    EnvironmentLacks for a program that is missing.
+    Raises InputError for an unknown format, a Xen host that shall boot by itself, a file that is there already, layers
+    that are gone; WorkFailed, EnvironmentLacks for a program that is missing.
     """
     known = [*get_args(Container), *get_args(OfTree)]
     if form in REFUSED:
@@ -72,6 +72,10 @@ def export(
     if boots and image.origin is not None and image.mounts != WHOLE:
         what = f"{image.name} has partitions of its own: it boots as they say"
         raise InputError(Problem("--bootable", what, "leave --bootable out"))
+    if boots and image.hypervisor is not None:
+        # Its dom0 has the drivers and the seed of the machine that phx makes for it, of no other.
+        what = f"{image.name} is a Xen host, and GRUB on a disk of ours starts no hypervisor"
+        raise InputError(Problem("--bootable", what, "phx host up --xen boots it"))
     if into.exists():
         raise InputError(Problem("", f"{into} is there already", "name another file, or remove it"))
     if not into.parent.is_dir():
