@@ -19,6 +19,12 @@ Decisions:
             of a chain for each tap. What is in force is compared with what nft makes of the same rules in an empty
             namespace, its own words against its own words. A role may say `source: any`; a host without nft is
             refused.
+2026-11-25  Who is ready is noted in the running domain and nowhere else (libvirt's live metadata): the ledger cannot
+            know that a host was booted anew, or that somebody started a guest. Domain numbers begin again with a boot.
+2026-11-25  autostart is libvirt's flag, where something holds a guest that starts without us: dom0's hook on Xen, phx
+            itself on a sandbox. Elsewhere it is refused.
+2026-11-25  Imported disks boot by their own kernel and initrd, taken out by libguestfs, on Xen as on QEMU. pygrub reads
+            a guest's filesystem as root of dom0, and libxl cannot show it a qcow2 without a QEMU for dom0 (tried).
 2026-11-25  An uplink is a device that somebody made and lends: phx makes no VXLAN, and takes no network card by itself.
             It serves one cluster at a time, since a device is a port of one bridge.
 """

@@ -7,6 +7,7 @@ outbound average alone, which is set through XenStore (see hosts/tc): that can b
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 from xml.etree import ElementTree
 
@@ -39,7 +40,9 @@ def element(m: Machine, name: str, weight: int) -> ElementTree.Element:
     add(system, "kernel", m.kernel)
     add(system, "initrd", m.initrd)
     own = "" if "root=" in m.cmdline else "root=/dev/xvda"
-    words = ["console=hvc0", own, "rw", m.cmdline, f"systemd.machine_id={m.machine_id}"]
+    # A disk that was imported says where its root is on QEMU; Xen's front end calls the same disk otherwise.
+    theirs = re.sub(r"\broot=/dev/vd(?=[a-z])", "root=/dev/xvd", m.cmdline)
+    words = ["console=hvc0", own, "rw", theirs, f"systemd.machine_id={m.machine_id}"]
     add(system, "cmdline", " ".join(w for w in words if w))
     if m.virtualization == "hvm":
         features = add(root, "features")

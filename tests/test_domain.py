@@ -151,3 +151,14 @@ def test_an_image_with_partitions_names_its_root_itself():
     text = domain.xml(replace(MACHINE, cmdline="root=/dev/vda2 quiet"), CONTEXT)
     words = etree.fromstring(text).findtext("os/cmdline").split()
     assert [w for w in words if w.startswith("root=")] == ["root=/dev/vda2"] and "rw" in words
+
+
+@pytest.mark.parametrize(
+    ("theirs", "on_xen"),
+    [("root=/dev/vda2 quiet", "root=/dev/xvda2"), ("quiet", "root=/dev/xvda"), ("root=UUID=a-b", "root=UUID=a-b"),
+     ("root=/dev/xvda1", "root=/dev/xvda1")],
+)  # fmt: skip
+def test_on_xen_the_same_disk_has_another_name(theirs, on_xen):
+    text = domain.xml(replace(MACHINE, cmdline=theirs, virtualization="pv"), CONTEXT)
+    words = etree.fromstring(text).findtext("os/cmdline").split()
+    assert [w for w in words if "root=" in w][-1:] == [on_xen]

@@ -60,6 +60,24 @@ def test_a_guest_or_a_host_that_went_off_comes_back_with_its_disk(
     image.run("up", file)
     assert image.run("ssh", "one-1", "--", "cat /root/mine").stdout == "kept\n"
 
+    # The same with autostart: it comes back with its host, held before it has a network, and nobody claims it ready.
+    file.write_text(file.read_text() + "    autostart: true\n")
+    said = image.run("up", file)
+    assert "one-1 starts when its host does" in said.stderr and "booted" not in said.stderr
+    for pid in sandboxes.pids(sandbox):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    eventually("the sandbox is dead", lambda: not sandboxes.pids(sandbox))
+    said = image.run("host", "up", sandbox)
+    assert "kept to their own addresses again" in said.stderr
+    assert (image.nodes()["one-1"]["machine"], image.nodes()["one-1"]["stage"]) == (
+        "running",
+        "defined",
+    )
+    assert image.run("verify", "lights").stdout == "all is as promised\n"
+    said = image.run("up", file)
+    assert "one-1 ready" in said.stderr and "one-1 started" not in said.stderr
+
     # libvirtd alone dies: guests go on, the warden starts it again.
     host = Path(f"/run/philoxenia/{sandbox}")
     old = [
