@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 
 GOLDEN = Path(__file__).parent / "golden"
+SLOW = ("vm", "xen", "services", "root")
 WALL = "fast tests start no process and use no network"
 
 # A suite started in the background inherits an ignored SIGINT, and so would every phx that it interrupts.
@@ -32,6 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite tests/golden/ with what comes out"
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A fast test that waits for what never comes ends soon; the limit in pyproject.toml is for those that boot."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in SLOW):
+            item.add_marker(pytest.mark.timeout(90))
 
 
 @pytest.fixture
@@ -71,7 +79,7 @@ def wall(
     def refuse(*_args: Any, **_more: Any) -> Any:
         raise AssertionError(WALL)
 
-    if marked("vm", "xen", "services", "root"):
+    if marked(*SLOW):
         yield
         return
     # What a test forgets to place must not land among what was really made.
