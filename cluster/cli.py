@@ -46,6 +46,27 @@ metering.register(app)
 app.add_typer(image, name="image")
 app.add_typer(host, name="host")
 
+PANELS = {
+    "Images": ("build", "lock", "test", "image"),
+    "Clusters": (
+        "plan",
+        "up",
+        "ps",
+        "scale",
+        "replace",
+        "recontext",
+        "pause",
+        "suspend",
+        "resume",
+        "down",
+    ),
+    "Nodes": ("ssh", "console", "logs", "events"),
+    "Guarantees": ("set", "guarantees", "verify", "top", "usage", "metrics"),
+    "Hosts": ("host", "doctor"),
+    "For other programs": ("ssh-config", "inventory", "hosts", "graph", "schema"),
+}
+"""Where `phx --help` shows each command, in this order."""
+
 Cluster = Annotated[Path, typer.Argument(metavar="CLUSTER.yaml", help="The cluster's file.")]
 Node = Annotated[str, typer.Argument(metavar="NODE", help="NODE, or CLUSTER/NODE.")]
 OnHost = Annotated[str | None, typer.Option("--host", help="The host to use.")]
@@ -246,6 +267,21 @@ def down_(cluster: Annotated[str, typer.Argument(help="The cluster's name, or it
         cluster = spec.load(Path(cluster))[0].cluster
     launch.down(site, cluster, terminal.report)
     terminal.say(f"{cluster} is gone")
+
+
+def _arrange() -> None:
+    """Put every command into its panel. KeyError for one that has none, at the first `phx` of whoever adds it."""
+    place = {name: panel for panel, names in PANELS.items() for name in names}
+    order = [*place]
+    for command in app.registered_commands:
+        name = command.name = command.name or str(getattr(command.callback, "__name__", ""))
+        command.rich_help_panel = place[name]
+    for group in app.registered_groups:
+        group.rich_help_panel = place[group.name or ""]
+    app.registered_commands.sort(key=lambda command: order.index(command.name or ""))
+
+
+_arrange()
 
 
 if __name__ == "__main__":
