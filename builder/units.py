@@ -94,10 +94,19 @@ def show_size(value: int) -> str:
     text = _show(value, _SIZE)
     if len(text) <= 6 and not text.isdigit():
         return text
+    return show_about(value)
+
+
+def show_about(value: float) -> str:
+    """A measured number of bytes, in the largest unit that it fills, with one digit after the point.
+
+    >>> show_about(85_579 << 10), show_about(812)
+    ('83.6M', '812B')
+    """
     for name, factor in sorted(_SIZE.items(), key=lambda kv: -kv[1]):
-        if value >= factor:
+        if value >= factor > 1:
             return f"{value / factor:.1f}{name}"
-    return f"{value}B"
+    return f"{value:.0f}B"
 
 
 def show_throughput(value: int) -> str:

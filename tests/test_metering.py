@@ -142,7 +142,7 @@ def test_usage_tells_held_and_used_and_chooses(phx, machines):
     assert told["used"]["cpu_seconds"] == 7200 and told["used"]["sent_bytes"] == 5 << 20
     assert told["held"]["cpu_core_seconds"] > 0
     out = phx("usage", "--owner", "ann", "--since", "1h")[1]
-    assert "2.00 core h" in out and "5M" in out, "looking twice counts once"
+    assert "2.00 core h" in out and "5.0M" in out, "looking twice counts once"
     for words in (("--owner", "bob"), ("--cluster", "other")):
         assert phx("usage", *words)[1] == "nothing was held or used\n"
 

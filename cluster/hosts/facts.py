@@ -38,7 +38,7 @@ class HostFacts:
 
     hypervisor  qemu or xen; test and fake for libvirt's own test driver and ours
     cores       whole; of which `own` thousandths are dom0's under contention, by its weight
-    free        memory that no guest has; `taken` by guests that run
+    free        memory that no guest and no program has; `taken` by guests that run
     types       libvirt's names of what executes guests, as in kvm
     modes       kinds of guest
     kernel      release of the host's, or dom0's, kernel; "" as long as nobody asked
@@ -79,9 +79,13 @@ def facts_of(connection: Any) -> HostFacts:
     info, capabilities = connection.getInfo(), connection.getCapabilities()
     number, hypervisor = connection.getVersion(), connection.getType().lower()
     types = {d.get("type", "") for d in ElementTree.fromstring(capabilities).iter("domain")}
+    free = connection.getFreeMemory()
+    if hypervisor == "qemu":  # what the kernel keeps of files is there for guests too
+        stats = connection.getMemoryStats(-1)
+        free = sum(stats[name] for name in ("free", "buffers", "cached")) << 10
     found = HostFacts(
         hypervisor, f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}", info[2], info[1] << 20,
-        tuple(sorted(types)), modes(capabilities), connection.getFreeMemory(),
+        tuple(sorted(types)), modes(capabilities), free,
         limits=LIMITS.get(hypervisor, ()),
     )  # fmt: skip
     if hypervisor != "xen":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from builder.units import show_size
+from builder.units import show_about, show_size
 from cluster.guarantee import show_rates
 from cluster.metering.account import Account
 from cluster.metering.usage import Use
@@ -93,7 +93,7 @@ def account_cells(accounts: Sequence[Account]) -> list[tuple[str, ...]]:
     return [
         (a.cluster, a.owner or "-", str(a.nodes), _long(a.held.cpu, "core "), _long(a.used.cpu, "core "),
          _long(a.held.memory / (1 << 30), "GiB "),
-         *(show_size(n) if n else "0" for n in (a.used.received, a.used.sent, a.used.read, a.used.written)))
+         *(show_about(n) if n else "0" for n in (a.used.received, a.used.sent, a.used.read, a.used.written)))
         for a in accounts
     ]  # fmt: skip
 
@@ -123,4 +123,4 @@ def _bits(value: float | None) -> str:
 def _bytes(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{show_size(round(value))}/s" if value >= 1 else "0"
+    return f"{show_about(value)}/s" if value >= 1 else "0"
