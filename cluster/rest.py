@@ -31,11 +31,6 @@ def stand(site: Site, cluster: str, report: Report, *, on_disk: bool) -> int:
     """
     row = site.ledger.cluster(cluster)
     host = site.ledger.host(row.host)
-    if on_disk and host.driver == "xen":
-        # Tried on an emulated Xen 4.17 with Debian's 6.1: disks, network and channel connect again, the kernel answers
-        # pings, and no program in it goes on.
-        what = f"{cluster} is on a Xen host, whose guests do not come back whole from their host's disk"
-        raise InputError(Problem("", what, f"phx pause {cluster} keeps them in memory"))
     states = ("running", "paused") if on_disk else ("running",)
     with site.locked(f"cluster-{cluster}", report):
         hypervisor = site.connect(host)

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import json
@@ -70,6 +71,12 @@ OUTPUT = 16 << 20
 POLL = 0.1
 WRONG = 2.0
 """Seconds that a clock may be off before it is set."""
+READ, WRITE, REMOVE = 2, 11, 13
+"""What XenStore is asked to do."""
+CLOSELY = 0.01
+"""Seconds between looks at what takes some hundredths."""
+BIND_UNBOUND_PORT = 4 << 16 | ord("E") << 8 | 2
+"""ioctl(2) of /dev/xen/evtchn: holds an event channel and answers its number (Linux: include/uapi/xen/evtchn.h)."""
 AGAIN = 2.0
 """Seconds between attempts to reach the broker by HTTPS."""
 
@@ -206,8 +213,7 @@ def identify(seed: dict[str, Any]) -> None:
             devices[file.read().strip()] = name
     lines = links(seed["nics"], devices)
     subprocess.run(["ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, check=True)
-    with open("/proc/sys/net/ipv4/ping_group_range", "w") as file:
-        file.write("0 2147483647")
+    put("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")
 
 
 def grow_root() -> None:
@@ -339,13 +345,13 @@ def lay_out(seed: dict[str, Any], document: dict[str, Any], folder: str) -> None
     shutil.rmtree(old, ignore_errors=True)
 
 
-def until(true: Any, limit: float) -> bool:
+def until(true: Any, limit: float, every: float = 0.3) -> bool:
     """Whether `true` came to hold within `limit` seconds."""
     deadline = time.monotonic() + limit
     while not true():
         if time.monotonic() > deadline:
             return False
-        time.sleep(POLL * 3)
+        time.sleep(every)
     return True
 
 
@@ -447,19 +453,12 @@ class Port:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        if os.isatty(fd):
+        self.terminal = os.isatty(fd)
+        if self.terminal:
             tty.setraw(fd)
 
     def fileno(self) -> int:
         return self.fd
-
-    def stir(self) -> None:
-        """Let the kernel look whether something has come. After a restore a Xen console has another interrupt than the
-        one that its open file waits for (hvc_xen.c, xencons_resume); another open(2) wakes its thread (hvc_open).
-        """
-        if os.isatty(self.fd):
-            with contextlib.suppress(OSError):
-                os.close(os.open(os.ttyname(self.fd), os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY))
 
     def read(self) -> bytes:
         """What there is, b"" when there is nothing."""
@@ -625,15 +624,13 @@ class Channel(threading.Thread):
         sent: int | None = 0 if there and isinstance(port, Port) else None
         try:
             while True:
-                events = dict(watch.poll(1000))
-                if not events and isinstance(port, Port):
-                    port.stir()
+                events = dict(watch.poll())
                 if events.get(self.wake_read):
                     os.read(self.wake_read, 4096)
                 here = events.get(port.fileno(), 0)
                 if here & (select.POLLHUP | select.POLLERR):
-                    if isinstance(port, Secure):
-                        return
+                    if isinstance(port, Secure) or port.terminal:
+                        return  # a terminal is hung up for ever: after a restore there is another
                     sent = None  # nobody is at the other end
                     heard.clear()
                     time.sleep(POLL)
@@ -771,26 +768,79 @@ def find_port() -> str | None:
         for name in os.listdir("/sys/bus/xen/devices"):
             kind, _, number = name.partition("-")
             if kind == "console" and xenstore(f"device/console/{number}/name") == PORT:
+                come_last(number)
                 return f"/dev/hvc{number}"
     return None
 
 
-def xenstore(path: str) -> str:
-    """What XenStore says at a path of this guest's own. OSError if nothing.
+def come_last(number: str) -> None:
+    """Give our Xen console an event channel behind those of the disks, so that the machine can be saved and restored.
 
-    A request and its answer each are a head of four numbers (kind, request, transaction, length) and a body; 2 asks
-    for a value, 16 is an error (Xen: docs/misc/xenstore.txt, xen/include/public/io/xs_wire.h).
+    Restored, its kernel connects disks before consoles, each by the first event channel that is free, and the console
+    then closes the number that it had before (Linux 6.1: hvc_xen.c, xencons_resume). Bound at boot before the disks, it
+    had the number that the first disk has now: no program in the guest would ever read from it again.
     """
-    body = path.encode() + b"\0"
+    own, folder = f"device/console/{number}", "/sys/bus/xen/drivers/xenconsole"
+    highest = 0
+    for name in os.listdir("/sys/bus/xen/devices"):
+        with contextlib.suppress(OSError):  # it is no disk, or is not connected
+            highest = max(highest, int(xenstore(f"device/{name.replace('-', '/')}/event-channel")))
+    if int(xenstore(f"{own}/port")) > highest:
+        return
+    theirs = xenstore(f"{own}/backend") + "/state"
+    try:
+        if not os.path.exists("/dev/xen/evtchn"):
+            quiet("modprobe", "xen-evtchn")
+        held = os.open("/dev/xen/evtchn", os.O_RDWR)
+        # Whoever binds next has the first number that is free: all up to the disks' are held meanwhile.
+        while fcntl.ioctl(held, BIND_UNBOUND_PORT, bytearray(4)) <= highest:
+            pass
+    except (OSError, subprocess.CalledProcessError) as cause:
+        say(f"philoxenia: restored from a disk this node would not go on: {cause}")
+        return
+    # The states of XenBus: 5 is closing, 6 closed, 1 initialising, 2 waits for the other (io/xenbus.h of Xen's).
+    with open(held, "rb", buffering=0):
+        # QEMU lets go of the page that it shares with us before the driver gives it back to the kernel.
+        xenstore(f"{own}/state", WRITE, "5")
+        if not until(lambda: xenstore(theirs) == "6", 9, CLOSELY):
+            say(
+                "philoxenia: restored from a disk this node would not go on: its console does not close"
+            )
+            return
+        put(f"{folder}/unbind", f"console-{number}")
+        try:
+            fcntl.ioctl(held, BIND_UNBOUND_PORT, bytearray(4))  # what it had itself
+            # QEMU waits for no state of ours, but connects as soon as these two are there: the old ones must not be.
+            for key in ("ring-ref", "port"):
+                xenstore(f"{own}/{key}", REMOVE)
+            xenstore(f"{own}/state", WRITE, "1")
+            until(lambda: xenstore(theirs) == "2", 9, CLOSELY)
+        finally:
+            put(f"{folder}/bind", f"console-{number}")
+
+
+def put(path: str, text: str) -> None:
+    """Tell a file of the kernel's."""
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def xenstore(path: str, act: int = READ, value: str = "") -> str:
+    """What XenStore says at a path of this guest's own, or what it says to an act there. OSError if it does not do it.
+
+    A request and its answer each are a head of four numbers (act, request, transaction, length) and a body; the act of
+    an answer is 16 when it is an error (Xen: docs/misc/xenstore.txt, xen/include/public/io/xs_wire.h).
+    """
+    body = path.encode() + b"\0" + value.encode()
     store = os.open("/dev/xen/xenbus", os.O_RDWR)
     try:
-        os.write(store, struct.pack("=4I", 2, 0, 0, len(body)) + body)
+        os.write(store, struct.pack("=4I", act, 0, 0, len(body)) + body)
         answer = b""
         while len(answer) < 16 or len(answer) < 16 + struct.unpack_from("=4I", answer)[3]:
             answer += os.read(store, 4096)
     finally:
         os.close(store)
-    if struct.unpack_from("=4I", answer)[0] != 2:
+    if struct.unpack_from("=4I", answer)[0] != act:
         raise OSError(f"XenStore has no {path}")
     return answer[16:].decode(errors="replace")
 

@@ -718,7 +718,6 @@ def test_a_xen_console_is_taken_without_a_terminals_manners():
     # A terminal would send a carriage return before the newline, echo what it reads, and take ^C and ^Q for itself.
     port.write(b"a line\n")
     os.write(ours, b"\x03\x11 told\n")
-    port.stir()
     assert _comes(port.read, b"\x03\x11 told\n") == b"\x03\x11 told\n"
     assert _comes(lambda: os.read(ours, 100), b"a line\n") == b"a line\n"
     port.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -106,10 +107,35 @@ def test_a_guest_that_reboots_is_held_again(xen_image, xen, cluster):
 def test_paused_it_stands_and_goes_on(xen_image, xen, cluster):
     xen_image.run("pause", "xt")
     assert {r["machine"] for r in xen_image.json("ps", "xt")} == {"paused"}
-    refused = xen_image.run("suspend", "xt", status=2)
-    assert "do not come back whole" in refused.stderr
     xen_image.run("resume", "xt", timeout=600)
     assert {r["stage"] for r in xen_image.json("ps", "xt")} == {"ready"}
+
+
+def test_saved_to_disk_it_goes_on_where_it_was(xen_image, xen, cluster):
+    """Programs, disks, channel and clocks go on; caps and rates are set again; the saved memory is gone from dom0."""
+    nodes, boot = ("pv-1", "pvh-1"), "/proc/sys/kernel/random/boot_id"
+    boots = [inside(xen_image, node, "cat", boot) for node in nodes]
+    saved = "/var/lib/libvirt/libxl/save"
+    xen_image.run("suspend", "xt", timeout=300)
+    assert {r["machine"] for r in xen_image.json("ps", "xt")} == {"off"}
+    assert enter(xen_image, xen, f"ls {saved}").split() == [
+        "xt.pv-1.save", "xt.pv-2.save", "xt.pvh-1.save",
+    ]  # fmt: skip
+    assert enter(xen_image, xen, "xl list | tail -n +3") == ""
+    xen_image.run("resume", "xt", timeout=600)
+    assert {r["stage"] for r in xen_image.json("ps", "xt")} == {"ready"}
+    assert [inside(xen_image, node, "cat", boot) for node in nodes] == boots, "none did boot"
+    for node in nodes:
+        # Read from its disk: what waits for it would wait for ever.
+        inside(
+            xen_image, node, "sh", "-c", "'echo 3 >/proc/sys/vm/drop_caches; ls -R /usr >/run/all'"
+        )
+        assert abs(time.time() - float(inside(xen_image, node, "date", "+%s"))) < 20
+    for name, cap in (("xt.pv-1", "50"), ("xt.pvh-1", "100")):
+        assert enter(xen_image, xen, f"xl sched-credit2 -d {name}").split()[-1] == cap
+    rates = enter(xen_image, xen, "xenstore-ls -f /local/domain/0/backend/vif | grep /rate")
+    assert rates.count('"125000,50000"') == 3
+    assert enter(xen_image, xen, f"ls {saved}") == ""
 
 
 def test_a_killed_libvirtd_loses_nothing(xen_image, xen, cluster):
