@@ -5,10 +5,11 @@ libvirt itself changes its definitions; here are the parts that are read from th
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import assert_never, cast
 from xml.etree import ElementTree
 
 from cluster.domain import Mark, marking
+from cluster.elements import Crash
 from cluster.guarantee import Balloon, CpuTune, Credit, Setting, Throttle
 from cluster.network import NAMESPACE
 
@@ -20,6 +21,11 @@ def size(xml: str) -> tuple[int, int]:
     """(CPUs, bytes of memory) that the domain boots with."""
     root = ElementTree.fromstring(xml)
     return int(root.findtext("vcpu") or 1), _bytes(root.find("memory"))
+
+
+def crash(xml: str) -> Crash:
+    """What becomes of it when its kernel crashes; libvirt's default is to be off."""
+    return cast("Crash", ElementTree.fromstring(xml).findtext("on_crash") or "destroy")
 
 
 def tuning(xml: str) -> tuple[CpuTune | Credit | None, Balloon, Throttle]:

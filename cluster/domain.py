@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from xml.etree import ElementTree
 
 from cluster import xen
-from cluster.elements import add
+from cluster.elements import Crash, add
 from cluster.guarantee import Cgroup, Guarantee, cpu_tune, xen_cpu
 from cluster.network import NAMESPACE
 
@@ -57,6 +57,7 @@ class Machine:
     """What the host promises in all, thousandths of a core: see `cpu_tune`."""
     virtualization: str = ""
     """pv, pvh or hvm on Xen; empty on QEMU."""
+    crash: Crash = "destroy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,9 @@ def name(cluster: str, node: str) -> str:
 
 def digest(machine: Machine) -> str:
     """Of all that would need another machine if it changed. The context has a digest of its own; a guarantee can be
-    changed while the machine lives.
+    changed while the machine lives, and so can what becomes of it.
     """
-    machine = replace(machine, guarantee=_ANY, cgroup=1, room=0)
+    machine = replace(machine, guarantee=_ANY, cgroup=1, room=0, crash="destroy")
     bare = ElementTree.tostring(_domain(machine), encoding="unicode") + machine.image
     return hashlib.sha256(bare.encode()).hexdigest()
 
@@ -181,7 +182,7 @@ def _domain(m: Machine) -> ElementTree.Element:
     add(root, "clock", offset="utc")
     add(root, "on_poweroff", "destroy")
     add(root, "on_reboot", "restart")
-    add(root, "on_crash", "destroy")
+    add(root, "on_crash", m.crash)
     devices = add(root, "devices")
     disk = add(devices, "disk", type="file", device="disk")
     add(disk, "driver", name="qemu", type="qcow2", discard="unmap")
@@ -218,4 +219,6 @@ def _domain(m: Machine) -> ElementTree.Element:
     rng = add(devices, "rng", model="virtio")
     add(rng, "backend", "/dev/urandom", model="random")
     add(devices, "memballoon", model="virtio")
+    # By it QEMU hears that the guest's kernel has crashed.
+    add(devices, "panic", model="isa")
     return root

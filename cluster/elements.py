@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
 from xml.etree import ElementTree
+
+Crash = Literal["destroy", "restart", "preserve"]
+"""What becomes of a domain whose kernel crashes, in libvirt's words (<on_crash>) as far as both drivers know them."""
 
 
 def add(

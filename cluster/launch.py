@@ -28,6 +28,7 @@ from contextualize import context as contexts
 from contextualize.identity import operator_key
 
 Wanted = tuple[ClusterSpec, Document]
+AFTER = {"destroy": "will be off", "restart": "starts again", "preserve": "stays as it is"}
 
 
 def up(
@@ -288,6 +289,8 @@ def _hold(enforcer: Enforcer, drawn: Draft, report: Report) -> None:
         if enforcer.hypervisor.autostart(node.domain, node.autostart) and node.name in kept_:
             does = "starts" if node.autostart else "no longer starts"
             report(f"{node.name} {does} when its host does")
+        if enforcer.hypervisor.crash(node.domain, node.machine.crash) and node.name in kept_:
+            report(f"{node.name} {AFTER[node.machine.crash]} when its kernel crashes")
         changed = enforcer.tell(node.name, node.machine.guarantee, balloons=True)
         if changed and node.name in kept_:
             report(f"{' and '.join(changed)} of {node.name} set again")

@@ -166,9 +166,15 @@ class Meet:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A node that runs as it shall, and shall from now on start with its host, or no longer."""
+    """A node that runs as it shall, and of which libvirt shall know something else from now on.
+
+    autostart  that it starts with its host, or no longer
+    crash      what becomes of it when its kernel crashes
+    """
 
     node: NodePlan
+    autostart: bool = False
+    crash: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +298,7 @@ def draw(
             log=str(store.log(spec.cluster, node)),
             accelerator=host.accelerator or "qemu", partition=host.partition,
             cgroup=host.cgroup, room=host.cpu, virtualization=virtualization(role, host, image),
+            crash=role.crash,
         )  # fmt: skip
         told = json.dumps(documents.identity(node), sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()
@@ -326,15 +333,31 @@ def compare(
         elif now.mark.guarantee != node.machine.guarantee:
             why = needs_restart(node.machine.guarantee, now)
             actions.append(Adjust(node, now.mark.guarantee, why, now.state))
+        elif now.crash != node.machine.crash and (why := _only_anew(node, now)):
+            actions.append(Adjust(node, now.mark.guarantee, why, now.state))
         elif now.state != "running":
             actions.append(Resume(node, now.state))
         elif not now.vouched:
             actions.append(Meet(node))
-        elif now.autostart != node.autostart:
-            actions.append(Flag(node))
+        elif flag := _flag(node, now):
+            actions.append(flag)
         else:
             actions.append(Keep(node))
     return tuple(actions)
+
+
+def _flag(node: NodePlan, now: Seen) -> Flag | None:
+    autostart, crash = now.autostart != node.autostart, now.crash != node.machine.crash
+    return Flag(node, autostart, crash) if autostart or crash else None
+
+
+def _only_anew(node: NodePlan, now: Seen) -> str:
+    """Why a domain has to be defined anew to end otherwise when it crashes; "" when it can be told."""
+    if now.state in ("off", "crashed"):
+        return f"it is {now.state}"
+    if node.machine.virtualization:
+        return f"crash is {now.crash}, and Xen's driver takes another one at a start only"
+    return ""
 
 
 def needs_restart(given: Guarantee, now: Seen) -> str:

@@ -127,12 +127,18 @@ def verb(action: Action) -> tuple[str, str, str]:
         case Meet(node):
             return node.name, "await", "it was started, and no phx has seen it become ready"
         case Flag(node):
-            does = "starts" if node.autostart else "no longer starts"
-            return node.name, "adjust", f"autostart: it {does} when its host does"
+            return node.name, "adjust", "; ".join(flagged(action))
         case Keep(node):
             return node.name, "keep", "it runs as it shall"
         case _:
             assert_never(action)
+
+
+def flagged(flag: Flag) -> list[str]:
+    """What libvirt shall know of a node from now on."""
+    does = "starts" if flag.node.autostart else "no longer starts"
+    told = [f"autostart: it {does} when its host does"] if flag.autostart else []
+    return told + ([f"crash: {flag.node.machine.crash}"] if flag.crash else [])
 
 
 def promised(node: NodePlan) -> tuple[Record, ...]:

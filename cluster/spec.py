@@ -25,6 +25,7 @@ from builder.language.deployment import told
 from builder.language.kinds import FactName, Inside, Many, Name, Rate, Seconds, Size, Throughput
 from builder.language.requires import Requires
 from builder.language.scope import Scope
+from cluster.elements import Crash
 from contextualize import declared as declarations
 from contextualize.declared import Declared
 
@@ -270,6 +271,10 @@ class Role(Written):
     source: Literal["own", "any"] = Field(
         "own",
         description="the addresses that its nodes may send under: their own, or any (a router's)",
+    )
+    crash: Crash = Field(
+        "destroy",
+        description="what becomes of a node whose kernel crashes: it is off, starts again, or stays as it is",
     )
     autostart: bool = Field(
         False, description="whether its nodes start again when their host does, as after its reboot"

@@ -51,7 +51,7 @@ def element(m: Machine, name: str, weight: int) -> ElementTree.Element:
     add(root, "clock", offset="utc")
     add(root, "on_poweroff", "destroy")
     add(root, "on_reboot", "restart")
-    add(root, "on_crash", "destroy")
+    add(root, "on_crash", m.crash)
     devices = add(root, "devices")
     # A QEMU in dom0 serves the thin disk ("qdisk"): the kernel's own back end knows no qcow2. It is the process that
     # serves the channel too, so it costs nothing more.

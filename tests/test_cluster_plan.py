@@ -10,7 +10,7 @@ import pytest
 from cluster import domain
 from cluster.hosts.hypervisor import Seen
 from cluster.network import tap
-from cluster.plan import Adjust, Keep, Launch, Remove, Replace, Resume, boots, compare
+from cluster.plan import Adjust, Flag, Keep, Launch, Remove, Replace, Resume, boots, compare
 from contextualize.identity import Secret, operator_key
 from tests.invented import CLUSTER, IMAGE, LAB, SECRET, drawn, launched
 
@@ -47,6 +47,21 @@ def test_a_node_that_does_not_run_is_started_and_keeps_its_disk(state):
     head, first, second = launched(plan)
     actions = compare(plan, (head, replace(first, state=state), second))
     assert actions == (Keep(plan.nodes[0]), Resume(plan.nodes[1], state), Keep(plan.nodes[2]))
+
+
+def test_another_end_of_a_crash_is_told_to_qemu_and_takes_xen_a_restart():
+    plan = drawn(CLUSTER + "    crash: restart\n")
+    assert compare(plan, launched(drawn()))[1:] == tuple(
+        Flag(n, autostart=False, crash=True) for n in plan.nodes[1:]
+    )
+    nodes = tuple(replace(n, machine=replace(n.machine, virtualization="pv")) for n in plan.nodes)
+    on_xen = replace(plan, nodes=nodes)
+    seen = tuple(replace(s, crash="destroy") for s in launched(on_xen))
+    (_, first, _) = compare(on_xen, seen)
+    assert isinstance(first, Adjust) and first.keys == ()
+    assert first.restart == "crash is destroy, and Xen's driver takes another one at a start only"
+    off = tuple(replace(s, state="off") for s in seen)
+    assert [a.restart for a in compare(on_xen, off)[1:]] == ["it is off"] * 2  # type: ignore[union-attr]
 
 
 def test_one_that_is_gone_is_launched():

@@ -97,8 +97,8 @@ def test_what_is_not_ours_has_no_mark(why, text):
     assert domain.mark(text) is None, why
 
 
-MEANT = {"role", "cgroup", "room"}
-"""Fields that do not make another machine: who is what is said in the seed, and how weights are counted."""
+MEANT = {"role", "cgroup", "room", "crash"}
+"""Fields that do not make another machine: what is said in the seed, how weights are counted, how it ends."""
 
 
 @pytest.mark.parametrize(

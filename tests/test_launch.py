@@ -307,3 +307,15 @@ def test_autostart_is_refused_where_nobody_would_hold_who_starts(site):
         InputError, match="does not hold guests to their promises that start without phx"
     ):
         up(site, CLUSTER + "    autostart: true\n")
+
+
+def test_what_becomes_of_a_node_that_crashes_is_told_while_it_runs(site):
+    up(site)
+    site.waited, said = [], []
+    on = CLUSTER + "    crash: restart\n"
+    drawn = launch.up(site, file(site, on), None, False, said.append)
+    assert kinds(drawn) == {Flag} and site.waited == []
+    assert said == [f"worker-{n} starts again when its kernel crashes" for n in (1, 2)]
+    seen = {s.mark.role: s.crash for s in site.machines.observe()}
+    assert seen == {"head": "destroy", "worker": "restart"}
+    assert up(site, on).changes == ()

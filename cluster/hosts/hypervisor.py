@@ -16,6 +16,7 @@ from cluster import definition
 from cluster import domain as domains
 from cluster import network as networks
 from cluster.domain import Mark, mark
+from cluster.elements import Crash
 from cluster.guarantee import Guarantee, Setting
 from cluster.hosts import live
 from cluster.hosts.facts import HostFacts, facts_of
@@ -32,6 +33,7 @@ class Seen:
     """One of our domains as it is now. `vcpus` and `memory` (bytes) are what it booted with, and can have at most.
 
     autostart  whether it starts when its host does
+    crash      what becomes of it when its kernel crashes
     vouched    whether it became ready, by our own witness, since it was started
     """
 
@@ -42,6 +44,7 @@ class Seen:
     memory: int = 0
     autostart: bool = False
     vouched: bool = True
+    crash: Crash = "destroy"
 
 
 class Hypervisor(Protocol):
@@ -77,6 +80,12 @@ class Hypervisor(Protocol):
         """Let a domain start when its host does, with its network, or no longer; whether anything had to change."""
         ...
 
+    def crash(self, name: str, wanted: Crash) -> bool:
+        """Let another thing become of a domain whose kernel crashes, now and later; whether anything had to change.
+        WorkFailed where the driver does not know of it (Xen's, of one that runs).
+        """
+        ...
+
     def vouch(self, name: str) -> None:
         """Note in a running domain that it became ready: whoever starts it again, the note is gone. Silent when the
         domain is gone.
@@ -108,7 +117,9 @@ class Hypervisor(Protocol):
         ...
 
     def resume(self, name: str) -> None:
-        """Start a domain that is defined and off, from where it was saved if it was; let a paused one go on."""
+        """Start a domain that is defined and off, from where it was saved if it was; let a paused one go on; start one
+        anew that is there as it crashed.
+        """
         ...
 
     def pause(self, name: str) -> None:
@@ -186,7 +197,9 @@ class Libvirt:
         with self._door("the host does not list its domains"):
             for domain in self._connection.listAllDomains():
                 try:
-                    text, state = domain.XMLDesc(), domain.state()[0]
+                    text, (state, reason) = domain.XMLDesc(), domain.state()
+                    if (state, reason) == (lib.VIR_DOMAIN_SHUTOFF, lib.VIR_DOMAIN_SHUTOFF_CRASHED):
+                        state = lib.VIR_DOMAIN_CRASHED
                 except lib.libvirtError as cause:
                     if cause.get_error_code() == lib.VIR_ERR_NO_DOMAIN:
                         continue  # it went while we looked
@@ -285,6 +298,16 @@ class Libvirt:
             domain.setAutostart(wanted)
             return True
 
+    def crash(self, name: str, wanted: Crash) -> bool:
+        with self._door(f"domain {name} cannot be told what becomes of it when it crashes"):
+            domain = self._connection.lookupByName(name)
+            text = domain.XMLDesc()
+            _claim_domain(name, text)
+            if definition.crash(text) == wanted:
+                return False
+            live.crash(self._libvirt, domain, wanted)
+            return True
+
     def vouch(self, name: str) -> None:
         lib = self._libvirt
         with self._door(f"domain {name} cannot be marked"):
@@ -345,7 +368,12 @@ class Libvirt:
             state = domain.state()[0]
             if state == self._libvirt.VIR_DOMAIN_PAUSED:
                 domain.resume()
-            elif not domain.isActive():
+                return
+            if domain.isActive() and state in (
+                self._libvirt.VIR_DOMAIN_CRASHED, self._libvirt.VIR_DOMAIN_SHUTOFF,
+            ):  # fmt: skip
+                domain.destroy()  # it was preserved to be looked at; Xen's driver calls it off, and has it
+            if not domain.isActive():
                 domain.create()
 
     def pause(self, name: str) -> None:
@@ -408,7 +436,8 @@ def _seen(name: str, xml: str, state: State) -> Seen | None:
     known = mark(xml)
     if known is None:
         return None
-    return Seen(name, known, state, *definition.size(xml), vouched=domains.vouched(xml))
+    size, crash = definition.size(xml), definition.crash(xml)
+    return Seen(name, known, state, *size, vouched=domains.vouched(xml), crash=crash)
 
 
 def _claim_domain(name: str, xml: str) -> Mark:
@@ -473,6 +502,18 @@ class FakeHypervisor:
         before, known = name in self.starting, self.starting
         (known.add if wanted else known.discard)(name)
         return before != wanted
+
+    def crash(self, name: str, wanted: Crash) -> bool:
+        xml, state = self._there(name)
+        _claim_domain(name, xml)
+        if definition.crash(xml) == wanted:
+            return False
+        root = ElementTree.fromstring(xml)
+        found = root.find("on_crash")
+        assert found is not None
+        found.text = wanted
+        self.domains[name] = (ElementTree.tostring(root, encoding="unicode"), state)
+        return True
 
     def vouch(self, name: str) -> None:
         if self.domains.get(name, ("", "off"))[1] != "off":

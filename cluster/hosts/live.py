@@ -15,6 +15,7 @@ from typing import Any, assert_never
 from xml.etree import ElementTree
 
 from builder.errors import WorkFailed
+from cluster.elements import Crash
 from cluster.guarantee import Balloon, CpuTune, Credit, Setting, Throttle
 
 DISK = "vda"
@@ -106,6 +107,12 @@ def spare(lib: Any, domain: Any) -> int | None:
                 return int(found["usable"]) << 10
             time.sleep(0.2)
     return None
+
+
+def crash(lib: Any, domain: Any, wanted: Crash) -> None:
+    """Say what becomes of the domain when its kernel crashes."""
+    action = getattr(lib, f"VIR_DOMAIN_LIFECYCLE_ACTION_{wanted.upper()}")
+    domain.setLifecycleAction(lib.VIR_DOMAIN_LIFECYCLE_CRASH, action, flags(lib, domain))
 
 
 def restart(lib: Any, domain: Any, xml: str, define: Callable[[str], Any]) -> None:

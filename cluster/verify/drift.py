@@ -148,12 +148,16 @@ def of_cluster(
                 told(Code.ANOTHER, name, "it is there and is not promised")
             case Adjust(node, _, _, state):
                 keys = ", ".join(action.keys)
-                told(Code.AGREED, node.name, f"its mark says another {keys} than is promised")
+                another = f"its mark says another {keys} than is promised"
+                told(Code.AGREED, node.name, another if keys else action.restart)
                 if state != "running":
                     told(Code.OFF, node.name, f"it is {state}")
-            case Flag(node):
+            case Flag(node, autostart, crash):
                 what = "starts" if node.autostart else "does not start"
-                told(Code.AGREED, node.name, f"its file says that it {what} when its host does")
+                if autostart:
+                    told(Code.AGREED, node.name, f"its file says that it {what} when its host does")
+                if crash:
+                    told(Code.AGREED, node.name, f"its file says crash: {node.machine.crash}")
             case Keep() | Meet():
                 pass
             case _:

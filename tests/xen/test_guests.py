@@ -21,6 +21,7 @@ roles:
     count: 2
     image: base
     virtualization: pv
+    crash: restart
     cpu: {guarantee: 0.2, limit: 0.5}
     memory: {min: 192M, max: 256M}
     network: {guarantee: 5Mbit, limit: 20Mbit}
@@ -29,6 +30,7 @@ roles:
   pvh:
     image: base
     virtualization: pvh
+    crash: preserve
     cpu: {guarantee: 0.2, limit: 1}
     memory: 256M
     network: {guarantee: 5Mbit, limit: 20Mbit}
@@ -84,24 +86,33 @@ def test_weight_cap_balloon_and_rates_are_in_force(xen_image, xen, cluster):
     )
 
 
-def test_a_guest_that_reboots_is_held_again(xen_image, xen, cluster):
-    """It is another domain of Xen, and no phx is there: the hook of dom0 is."""
-    before = enter(xen_image, xen, "xl domid xt.pv-2").strip()
+def test_who_reboots_or_crashes_is_held_again(xen_image, xen, cluster):
+    """It is another domain of Xen, and no phx is there: the hook of dom0 is. One that is preserved can be looked at."""
+    panic = "(sleep 1; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 </dev/null &"
+    before = {n: enter(xen_image, xen, f"xl domid xt.{n}").strip() for n in ("pv-1", "pv-2")}
     inside(xen_image, "pv-2", "systemctl", "reboot", "--no-block")
+    for node in ("pv-1", "pvh-1"):
+        inside(xen_image, node, panic)
 
-    def again() -> bool:
-        now = enter(xen_image, xen, "xl domid xt.pv-2 2>/dev/null || echo none").strip()
-        told = enter(xen_image, xen, "xl sched-credit2 -d xt.pv-2 2>/dev/null || :")
-        return now not in ("none", before) and told.split()[-1:] == ["50"]
+    def again(node: str) -> bool:
+        now = enter(xen_image, xen, f"xl domid xt.{node} 2>/dev/null || echo none").strip()
+        told = enter(xen_image, xen, f"xl sched-credit2 -d xt.{node} 2>/dev/null || :")
+        path = f"/local/domain/0/backend/vif/{now}/0/rate"
+        rate = enter(xen_image, xen, f"xenstore-read {path} 2>/dev/null || :")
+        return (
+            now not in ("none", before[node]) and told.split()[-1:] == ["50"] and "125000," in rate
+        )
 
-    eventually("its cap is there again", again, 240)
-    domid = enter(xen_image, xen, "xl domid xt.pv-2").strip()
-    path = f"/local/domain/0/backend/vif/{domid}/0/rate"
-    eventually(
-        "its rate too", lambda: "125000,50000" in enter(xen_image, xen, f"xenstore-read {path} || :"),
-        120,
-    )  # fmt: skip
-    xen_image.run("up", str(cluster), timeout=900)
+    for node in before:
+        eventually(f"cap and rate of {node} are there again", lambda node=node: again(node), 240)
+
+    def crashed() -> bool:
+        return {r["node"]: r["machine"] for r in xen_image.json("ps", "xt")}["pvh-1"] == "crashed"
+
+    eventually("pvh-1 is told to have crashed", crashed, 60)
+    assert "xt.pvh-1" in enter(xen_image, xen, "xl list"), "its memory is there"
+    done = xen_image.run("up", str(cluster), timeout=900)
+    assert "pvh-1 started again (it was crashed)" in done.stderr + done.stdout
 
 
 def test_paused_it_stands_and_goes_on(xen_image, xen, cluster):
