@@ -14,7 +14,6 @@ from builder.document import Document, Place, by_line
 from builder.errors import EnvironmentLacks, InputError, NoRoom, Problem
 from builder.images.manifest import Manifest
 from builder.language.requires import Requires
-from builder.units import show_rate
 from cluster import network, occupancy, offline
 from cluster import spec as specs
 from cluster.calibrate.curve import Calibration, refusal
@@ -25,7 +24,7 @@ from cluster.hosts.facts import HostFacts, with_kernel
 from cluster.hosts.host import Host
 from cluster.hosts.policy import Uplink
 from cluster.ledger import ClusterRow
-from cluster.place import Room, place
+from cluster.place import Room, lend, place
 from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee, virtualization
 from cluster.requires import lacks
 from cluster.site import DEFAULT_HOST, DEFAULT_NETWORK, Site
@@ -239,11 +238,7 @@ def _uplink(
     if others := [c for c in site.uses_uplink(host.name) if c != spec.cluster]:
         what = f"the uplink of host '{host.name}' is used by {others[0]}"
         raise InputError(document.problem(("uplink",), what, f"phx down {others[0]} first"))
-    asked = sum(given.out_guarantee for given in promises.values())
-    if asked > lent.promised:
-        what = f"the nodes' guarantees out of the network are {show_rate(asked)} together"
-        hint = f"the uplink of host '{host.name}' can promise {show_rate(lent.promised)}; lower network.out.guarantee"
-        raise NoRoom(what, hint)
+    lend(host.name, lent, promises.values())
     return lent
 
 

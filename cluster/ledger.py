@@ -38,7 +38,7 @@ from builder.errors import EnvironmentLacks, InputError, Problem, close
 from cluster.calibrate.curve import Calibration, calibration
 from cluster.contract import papers
 from cluster.hosts.host import Host
-from cluster.hosts.policy import Uplink
+from cluster.hosts.policy import THIN, Uplink
 from cluster.metering import books
 from cluster.spec import natural
 from contextualize.identity import Secret
@@ -60,6 +60,11 @@ _uplinks = Table(
     Column("host", String, primary_key=True),
     Column("device", String, nullable=False),
     Column("rate", Integer, nullable=False),
+)  # fmt: skip
+_overcommits = Table(
+    "overcommit", _tables,
+    Column("host", String, primary_key=True),
+    Column("disk", Float, nullable=False),
 )  # fmt: skip
 _clusters = Table(
     "cluster", _tables,
@@ -258,6 +263,18 @@ class Ledger:
             row = sql.execute(found).first()
         return Uplink(*row) if row else None
 
+    def overcommit(self, host: Host) -> float:
+        """How many times the host promises its disk space."""
+        with self._sql() as sql:
+            found = select(_overcommits.c.disk).where(_overcommits.c.host == host.name)
+            decided: float | None = sql.execute(found).scalar()
+            return decided or THIN[host.kind]
+
+    def put_overcommit(self, host: str, factor: float) -> None:
+        with self._sql() as sql:
+            sql.execute(delete(_overcommits).where(_overcommits.c.host == host))
+            sql.execute(insert(_overcommits).values(host=host, disk=factor))
+
     def put_uplink(self, host: str, lent: Uplink | None) -> None:
         with self._sql() as sql:
             sql.execute(delete(_uplinks).where(_uplinks.c.host == host))
@@ -268,6 +285,7 @@ class Ledger:
         with self._sql() as sql:
             sql.execute(delete(_calibrations).where(_calibrations.c.host == name))
             sql.execute(delete(_uplinks).where(_uplinks.c.host == name))
+            sql.execute(delete(_overcommits).where(_overcommits.c.host == name))
             sql.execute(delete(_hosts).where(_hosts.c.name == name))
 
     # clusters

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from cluster.hosts import sandbox
+from cluster.hosts import policy, sandbox
 from cluster.place import Room, left
 
 if TYPE_CHECKING:
@@ -47,9 +47,22 @@ def room(site: Site, host: Host, but: str = "") -> Room:
 
     Sandbox hosts are parts of one machine: what one has promised, no other has left.
     """
-    sharing = [host]
-    if host.kind == "sandbox":
-        known = site.ledger.hosts()
-        sharing += [h for h in known if h.kind == "sandbox" and h.name != host.name]
-    marks: list[Mark] = [s.mark for h in sharing for s in seen(site, h)]
-    return left(host, marks, site.ledger.papers.intents(), but)
+    marks: list[Mark] = [s.mark for h in _sharing(site, host) for s in seen(site, h)]
+    return left(host, marks, site.ledger.papers.intents(), but, disk(site, host))
+
+
+def disk(site: Site, host: Host) -> int:
+    """Bytes of disks that guests may be promised together: what is free and what guests' disks take already, as many
+    times over as somebody decided.
+    """
+    found = [site.reach(h).space() for h in _sharing(site, host)]
+    whole = found[0].free + sum(space.taken for space in found) - policy.SPARE
+    return max(0, int(whole * site.ledger.overcommit(host)))
+
+
+def _sharing(site: Site, host: Host) -> list[Host]:
+    """The host, and all that are parts of the same machine."""
+    if host.kind != "sandbox":
+        return [host]
+    known = site.ledger.hosts()
+    return [host, *(h for h in known if h.kind == "sandbox" and h.name != host.name)]

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from builder.errors import NoRoom
-from builder.units import show_rate, show_size
+from builder.units import show_about, show_rate, show_size
 from cluster.contract.terms import Intent
 from cluster.domain import Mark
 from cluster.guarantee import Guarantee
 from cluster.hosts.host import Host
+from cluster.hosts.policy import Uplink
 from cluster.spec import natural
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a host can still promise: thousandths of a core, bytes, bits per second each way."""
+    """What a host can still promise: thousandths of a core, bytes of memory and of disks, bits per second each way."""
 
     host: str
     cpu: int
@@ -24,11 +25,13 @@ class Room:
     inward: int
     """To its guests."""
     outward: int
+    disk: int | None = None
+    """None as long as nobody asked the host: then it is not counted."""
 
     @classmethod
-    def of(cls, host: Host) -> Room:
+    def of(cls, host: Host, disk: int | None = None) -> Room:
         """All that a host has to promise."""
-        return cls(host.name, host.cpu, host.memory, host.network, host.network)
+        return cls(host.name, host.cpu, host.memory, host.network, host.network, disk)
 
     def less(self, given: Guarantee) -> Room:
         return replace(
@@ -37,15 +40,17 @@ class Room:
             memory=self.memory - given.memory_min,
             inward=self.inward - given.in_guarantee,
             outward=self.outward - given.out_guarantee,
+            disk=None if self.disk is None else self.disk - given.disk,
         )
 
     def holds(self, given: Guarantee) -> bool:
         left = self.less(given)
-        return min(left.cpu, left.memory, left.inward, left.outward) >= 0
+        return min(left.cpu, left.memory, left.inward, left.outward, left.disk or 0) >= 0
 
     def __str__(self) -> str:
+        disks = "" if self.disk is None else f", {show_about(max(0, self.disk))} of disk"
         return (
-            f"{max(0, self.cpu) / 1000:g} cores, {show_size(max(0, self.memory))} and "
+            f"{max(0, self.cpu) / 1000:g} cores, {show_size(max(0, self.memory))}{disks} and "
             f"{_rates(self.inward, self.outward)} left"
         )
 
@@ -74,19 +79,30 @@ def place(
         hosts = [fixed[node]] if node in fixed else sorted(left)
         home = next((h for h in hosts if h in left and left[h].holds(given)), None)
         if home is None:
-            raise NoRoom(f"no host for {node}: needs {_needs(given)}", _roomiest(left.values()))
+            rooms_left = left.values()
+            counted = any(r.disk is not None for r in rooms_left)
+            raise NoRoom(
+                f"no host for {node}: needs {_needs(given, counted)}", _roomiest(rooms_left)
+            )
         left[home] = left[home].less(given)
         placed[node] = home
     return placed
 
 
-def left(host: Host, marks: Iterable[Mark], intents: Iterable[Intent] = (), but: str = "") -> Room:
+def left(
+    host: Host,
+    marks: Iterable[Mark],
+    intents: Iterable[Intent] = (),
+    but: str = "",
+    disk: int | None = None,
+) -> Room:
     """What a host has left. `marks` are of all domains that share its machine.
 
+    disk      bytes of disks that it can promise together; None: not counted
     intents  changes that somebody did not finish: of those nodes the larger of both guarantees is counted
     but      a cluster that is not counted, since it is placed anew
     """
-    room, open_ = Room.of(host), {(i.cluster, i.node): i for i in intents}
+    room, open_ = Room.of(host, disk), {(i.cluster, i.node): i for i in intents}
     for mark in marks:
         if mark.cluster != but:
             cut = open_.get((mark.cluster, mark.node))
@@ -109,7 +125,8 @@ def admit(room: Room, changes: Iterable[tuple[str, Guarantee, Guarantee]]) -> No
             if grows > max(0, has):
                 asks = {"cores": f"{grows:g} cores", "memory": f"{show_size(int(grows))} of memory"}
                 told = asks.get(what) or f"{show_rate(int(grows))} of {what}"
-                raise NoRoom(f"{node} asks for {told} more than it has", f"{room.host} has {room}")
+                rest = replace(room, disk=None)  # a disk does not change while its node lives
+                raise NoRoom(f"{node} asks for {told} more than it has", f"{room.host} has {rest}")
         room = replace(
             room,
             cpu=room.cpu + before.cpu_guarantee, memory=room.memory + before.memory_min,
@@ -117,9 +134,20 @@ def admit(room: Room, changes: Iterable[tuple[str, Guarantee, Guarantee]]) -> No
         ).less(after)  # fmt: skip
 
 
-def _needs(given: Guarantee) -> str:
+def lend(host: str, lent: Uplink, promises: Iterable[Guarantee]) -> None:
+    """NoRoom if an uplink carries less than the guests whose way it is are guaranteed out of the network."""
+    asked = sum(given.out_guarantee for given in promises)
+    if asked > lent.promised:
+        raise NoRoom(
+            f"the nodes' guarantees out of the network are {show_rate(asked)} together",
+            f"the uplink of host '{host}' can promise {show_rate(lent.promised)}; lower network.out.guarantee",
+        )
+
+
+def _needs(given: Guarantee, disks: bool) -> str:
+    disk = f", {show_size(given.disk)} of disk" if disks else ""
     return (
-        f"{given.cpu_guarantee / 1000:g} cores, {show_size(given.memory_min)} and "
+        f"{given.cpu_guarantee / 1000:g} cores, {show_size(given.memory_min)}{disk} and "
         f"{_rates(given.in_guarantee, given.out_guarantee)}"
     )
 

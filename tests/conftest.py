@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from cluster.hosts.local import Here
+from cluster.hosts.reach import Space
+
 GOLDEN = Path(__file__).parent / "golden"
 SLOW = ("vm", "xen", "services", "root")
 WALL = "fast tests start no process and use no network"
@@ -84,6 +87,9 @@ def wall(
         return
     # What a test forgets to place must not land among what was really made.
     monkeypatch.setenv("PHX_HOME", str(tmp_path_factory.getbasetemp() / "forgotten-home"))
+    monkeypatch.setattr(
+        Here, "space", lambda _: Space(100 << 30, 0)
+    )  # not how full this machine's disk is
     if not marked("process"):
         monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
         monkeypatch.setattr(os, "posix_spawn", refuse)

@@ -217,8 +217,8 @@ def test_without_root_nothing_is_made_on_the_way_to_saying_so(phx, tmp_path, mon
 def test_too_big_a_cluster_is_4(phx, home, tmp_path):
     (tmp_path / "c.yaml").write_text(CLUSTER.replace("1G", "100G"))
     assert phx("plan", tmp_path / "c.yaml") == (
-        4, "", "error: no host for worker-1: needs 0.5 cores, 100G and 20Mbit\n"
-        "  hint: roomiest is lab with 3.6 cores, 7G and 1Gbit left\n",
+        4, "", "error: no host for worker-1: needs 0.5 cores, 100G, 4G of disk and 20Mbit\n"
+        "  hint: roomiest is lab with 3.6 cores, 7G, 396.0G of disk and 1Gbit left\n",
     )  # fmt: skip
 
 
@@ -269,6 +269,25 @@ def test_results_for_people(phx, home):
     assert status == 0 and out.splitlines()[1].split()[:3] == [IMAGE.id[:12], "worker", "1.0"]
 
 
+def test_a_host_promises_its_disk_space_as_often_as_it_is_told(phx, home, tmp_path):
+    (tmp_path / "c.yaml").write_text(CLUSTER.replace("count: 2", "count: 2\n    disk: 200G"))
+    assert phx("plan", tmp_path / "c.yaml")[0] == 4, "4 times 99G are not two disks of 200G and one of 4G"
+    assert (
+        phx("host", "overcommit", "lab", "4.5")[1]
+        == "host 'lab' promises its disk space 4.5 times\n"
+    )
+    assert phx("plan", tmp_path / "c.yaml")[0] == 0
+    assert phx("host", "overcommit", "lab", "0.9") == (
+        2, "", "error: '0.9' is no factor from 1 to 100\n  hint: write it as in 1.5\n",
+    )  # fmt: skip
+    assert phx("host", "overcommit", "lab", "1")[0] == 0
+    status, _, err = phx("plan", tmp_path / "c.yaml")
+    assert (status, err) == (
+        4, "error: no host for worker-1: needs 0.5 cores, 1G, 200G of disk and 20Mbit\n"
+        "  hint: roomiest is lab with 3.6 cores, 7G, 99.0G of disk and 1Gbit left\n",
+    )  # fmt: skip
+
+
 def test_an_image_is_removed_by_the_start_of_its_id(phx, home):
     assert phx("image", "rm", IMAGE.id[:8]) == (0, f"worker {IMAGE.id[:12]} removed\n", "")
     assert phx("image", "rm", "worker")[0] == 2
@@ -283,6 +302,7 @@ def test_a_host_of_libvirts_own_is_shown_and_forgotten(phx, home):
     site.ledger.close()
     status, out, err = phx("host", "show", "far")
     assert (status, err) == (0, "") and out.startswith("far: libvirt, test ")
-    assert "left         3.6 cores, 7G and 1Gbit\ndomains      0\n" in out
+    assert "disk         100.0G free, promised 1 times\n" in out
+    assert "left         3.6 cores, 7G, 99.0G of disk and 1Gbit\ndomains      0\n" in out
     assert phx("host", "down", "far") == (0, "host 'far' is gone\n", "")
     assert phx("host", "show", "far")[0] == 2

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import NoRoom, explain
-from cluster.place import Room, place
+from cluster.hosts.policy import Uplink
+from cluster.place import Room, lend, place
 from tests.invented import promise
 
 G = 1 << 30
@@ -126,3 +127,21 @@ def test_what_lacks_is_found_in_each_resource():
     for way in ("in_guarantee", "out_guarantee"):
         assert not whole.holds(replace(need(), **{way: 10**7 + 1})), way
     assert not whole.holds(need(network=10**7 + 1))
+
+
+def test_disks_are_admitted_where_the_host_was_asked_for_its_space():
+    small = replace(room("a", 9000, 64 * G, 10**9), disk=3 * G // 2)
+    assert place([("n-1", need())], [small]) == {"n-1": "a"}
+    assert outcome([("n-1", need()), ("n-2", need())], [small]) == (
+        "error: no host for n-2: needs 0.5 cores, 1G, 1G of disk and 1Mbit\n"
+        "  hint: roomiest is a with 8.5 cores, 63G, 512.0M of disk and 999Mbit left"
+    )
+    assert len(place([(f"n-{i}", need()) for i in range(9)], [replace(small, disk=None)])) == 9
+
+
+def test_an_uplink_is_not_promised_twice():
+    lent = Uplink("up0", 10_000_000)
+    lend("a", lent, [need(network=4_000_000), need(network=5_900_000)])
+    with pytest.raises(NoRoom, match="guarantees out of the network are 10Mbit together") as caught:
+        lend("a", lent, [need(network=4_000_000), need(network=6_000_000)])
+    assert "the uplink of host 'a' can promise 9900kbit" in explain(caught.value)

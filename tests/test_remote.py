@@ -13,6 +13,8 @@ import pytest
 from builder.errors import WorkFailed
 from builder.images import kernel
 from cluster.hosts import tc, transport
+from cluster.hosts.reach import Space
+from cluster.hosts.remote import There
 from cluster.hosts.shaping import Shape
 from tests.invented import IMAGE, LAB
 
@@ -92,6 +94,14 @@ def test_an_image_travels_once_and_its_holes_do_not(tmp_path, folder):
     assert said == ["image worker: 15M to host 'far'"]
     bring(far, folder, said)
     assert far.calls == ["has", "take", "finish", "has"] and len(said) == 1
+
+
+def test_the_space_of_a_far_host_is_read(monkeypatch):
+    far = There(FAR)
+    monkeypatch.setattr(
+        far, "run", lambda *_, **__: "     Avail\n8123342848\n4096\t/var/lib/libvirt/philoxenia\n"
+    )
+    assert far.space() == Space(8123342848, 4096)
 
 
 @pytest.mark.process

@@ -18,6 +18,7 @@ from cluster.contract.enforce import shapes
 from cluster.guarantee import Balloon, settings
 from cluster.hosts.hypervisor import FakeHypervisor
 from cluster.hosts.local import Here
+from cluster.hosts.policy import Uplink
 from cluster.plan import Launch
 from cluster.site import Site
 from tests.invented import CLUSTER, IMAGE, LAB, drawn
@@ -377,3 +378,18 @@ def test_what_is_off_violates_nothing(site):
     site.bench.domains["demo.worker-1"] = (xml, "off")
     lines = [line for line in proof.look(site, "demo") if line.node == "worker-1"]
     assert {(line.measured, line.ok) for line in lines} == {("it does not run", None)}
+
+
+def test_what_an_uplink_carries_is_not_promised_twice(site, monkeypatch):
+    site.ledger.put_uplink("lab", Uplink("up0", 100_000_000))
+    monkeypatch.setattr(Site, "uses_uplink", lambda *_: ["demo"])
+    before = marks(site)
+    with pytest.raises(NoRoom) as caught:
+        ask(site, "demo/worker", "network.out.guarantee=45Mbit", "network.out.limit=60Mbit")
+    assert explain(caught.value) == (
+        "error: the nodes' guarantees out of the network are 110Mbit together\n"
+        "  hint: the uplink of host 'lab' can promise 99Mbit; lower network.out.guarantee"
+    )
+    assert marks(site) == before
+    ask(site, "demo/worker", "network.out.guarantee=39Mbit", "network.out.limit=60Mbit")
+    assert marks(site)["worker-1"].out_guarantee == 39_000_000

@@ -156,8 +156,8 @@ def test_a_disk_smaller_than_the_image(site, tmp_path):
 def test_more_than_the_host_has(site, tmp_path):
     said = refused(NoRoom, site, tmp_path / "c.yaml", CLUSTER.replace("count: 2", "count: 20"))
     assert said == (
-        "error: no host for worker-8: needs 0.5 cores, 1G and 20Mbit\n"
-        "  hint: roomiest is lab with 0.1 cores, 0B and 860Mbit left"
+        "error: no host for worker-8: needs 0.5 cores, 1G, 4G of disk and 20Mbit\n"
+        "  hint: roomiest is lab with 0.1 cores, 0B, 368.0G of disk and 860Mbit left"
     )
 
 

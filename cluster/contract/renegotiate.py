@@ -17,7 +17,7 @@ from cluster.guarantee import KEYS, refusals
 from cluster.hosts.host import Host
 from cluster.hosts.hypervisor import Seen
 from cluster.ledger import ClusterRow
-from cluster.place import admit
+from cluster.place import admit, lend
 from cluster.plan import guarantee, needs_restart
 from cluster.site import Site, node_of
 
@@ -85,6 +85,11 @@ def renegotiate(
                 booting = _restarts(whom, changes, seen, restart)
                 real = [c for c in changes if c.before != c.after and c.node in seen]
                 admit(occupancy.room(site, host), [(c.node, c.before, c.after) for c in real])
+                if (lent := site.ledger.uplink(host.name)) and row.name in site.uses_uplink(
+                    host.name
+                ):
+                    held = {node: s.mark.guarantee for node, s in seen.items()}
+                    lend(host.name, lent, (held | {c.node: c.after for c in real}).values())
                 _carried(site.ledger.calibration(host.name), real)
                 if not booting:
                     enforcer.carry_out(real, granted)

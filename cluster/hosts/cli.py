@@ -198,6 +198,25 @@ def host_uplink(
     Terminal().say(f"host '{name}' lends {lent or 'no uplink'}")
 
 
+@host.command("overcommit")
+def host_overcommit(
+    name: Annotated[str, typer.Argument(help="The host's name.")],
+    factor: Annotated[str, typer.Argument(metavar="FACTOR", help="From 1 to 100, as in 1.5.")],
+) -> None:
+    """Say how many times over a host promises its disk space; disks are thin."""
+    from builder.errors import InputError, Problem
+    from cluster.hosts import policy
+
+    site = here()
+    site.ledger.host(name)
+    try:
+        decided = policy.overcommit(factor)
+    except ValueError as cause:
+        raise InputError(Problem("", *str(cause).split("; "))) from None
+    site.ledger.put_overcommit(name, decided)
+    Terminal().say(f"host '{name}' promises its disk space {decided:g} times")
+
+
 @host.command("calibrate")
 def host_calibrate(
     name: Annotated[str, typer.Argument(help="The host's name.")] = "local", as_json: Json = False
@@ -246,7 +265,8 @@ def host_show(
     name: Annotated[str, typer.Argument(help="The host's name.")] = "local", as_json: Json = False
 ) -> None:
     """Describe one host: what it is, what it can promise, what is promised."""
-    from builder.units import show_size
+    from builder.units import show_about, show_size
+    from cluster import occupancy
     from cluster.hosts.facts import with_kernel
     from cluster.place import Room
 
@@ -259,9 +279,9 @@ def host_show(
         hypervisor.close()
         reach.close()
     known = site.ledger.calibration(name)
-    whole = room = Room.of(found)
-    for s in seen:
-        room = room.less(s.mark.guarantee)
+    space = site.reach(found).space()
+    whole = Room.of(found, occupancy.disk(site, found))
+    room = occupancy.room(site, found)
     if as_json:
         terminal.json({**asdict(found), "facts": asdict(facts), "left": asdict(room),
                        "calibration": known.told() if known else None,
@@ -274,6 +294,7 @@ def host_show(
         ("accelerator", found.accelerator or "not probed yet (phx up does)"),
         ("scheduler", facts.scheduler),
         ("has", f"{facts.cores} cores{own}, {show_size(facts.memory)}, {show_size(facts.free)} of it free"),
+        ("disk", f"{show_about(space.free)} free, promised {site.ledger.overcommit(found):g} times"),
         ("promises", str(whole).removesuffix(" left")),
         ("left", str(room).removesuffix(" left")),
         ("domains", str(len(seen))),

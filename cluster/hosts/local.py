@@ -14,7 +14,8 @@ from builder.images.manifest import Manifest
 from builder.plan import Report
 from builder.run import run
 from cluster.hosts import netns
-from cluster.hosts.host import Host
+from cluster.hosts.host import STATE, Host
+from cluster.hosts.reach import Space
 from cluster.hosts.shaping import Shaper
 
 
@@ -84,6 +85,14 @@ class Here:
 
     def bring(self, image: Manifest, folder: Path, report: Report) -> None:
         """It is here: the host sees our catalog."""
+
+    def space(self) -> Space:
+        top = self.host.outside(STATE)
+        taken = sum(path.lstat().st_blocks * 512 for path in top.glob("*/*"))
+        while not top.exists():  # a sandbox that was never started
+            top = top.parent
+        found = os.statvfs(top)
+        return Space(found.f_bavail * found.f_frsize, taken)
 
     @contextlib.contextmanager
     def sockets(self, paths: Mapping[str, PurePosixPath]) -> Iterator[Mapping[str, Path]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -15,6 +16,14 @@ from builder.images.manifest import Manifest
 from builder.plan import Report
 from cluster.hosts.host import Host
 from cluster.hosts.shaping import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Of the file system that guests' disks lie on: bytes that are free, bytes that our guests have by now."""
+
+    free: int
+    taken: int
 
 
 class Queues(Protocol):
@@ -71,6 +80,10 @@ class Reach(Protocol):
 
     def bring(self, image: Manifest, folder: Path, report: Report) -> None:
         """See to it that an image of our catalog is on the host, whole and verified, in `Host.image`."""
+        ...
+
+    def space(self) -> Space:
+        """What the file system of the guests' disks has. Cost: a walk over our guests' files."""
         ...
 
     def sockets(

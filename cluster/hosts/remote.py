@@ -28,8 +28,8 @@ from builder.images.manifest import Manifest
 from builder.plan import Report
 from builder.run import TAIL, beside, run
 from cluster.hosts import transport
-from cluster.hosts.host import Host
-from cluster.hosts.reach import Queues
+from cluster.hosts.host import STATE, Host
+from cluster.hosts.reach import Queues, Space
 from cluster.hosts.tc import Tc
 
 PATIENCE = 30
@@ -195,6 +195,12 @@ class There:
 
     def bring(self, image: Manifest, folder: Path, report: Report) -> None:
         transport.bring(self._pour, self.host, image, folder, report)
+
+    def space(self) -> Space:
+        folder = str(STATE)
+        asked = f"mkdir -p {folder} && df -B1 --output=avail {folder} && du -sB1 {folder}"
+        _, free, taken, *_ = self.run(["sh", "-c", asked], timeout=QUICK).split()
+        return Space(int(free), int(taken))
 
     # sockets and queues
 
