@@ -271,7 +271,9 @@ def test_results_for_people(phx, home):
 
 def test_a_host_promises_its_disk_space_as_often_as_it_is_told(phx, home, tmp_path):
     (tmp_path / "c.yaml").write_text(CLUSTER.replace("count: 2", "count: 2\n    disk: 200G"))
-    assert phx("plan", tmp_path / "c.yaml")[0] == 4, "4 times 99G are not two disks of 200G and one of 4G"
+    assert phx("plan", tmp_path / "c.yaml")[0] == 4, (
+        "4 times 99G are not two disks of 200G and one of 4G"
+    )
     assert (
         phx("host", "overcommit", "lab", "4.5")[1]
         == "host 'lab' promises its disk space 4.5 times\n"
