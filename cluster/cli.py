@@ -61,7 +61,7 @@ PANELS = {
         "down",
     ),
     "Nodes": ("ssh", "console", "logs", "events"),
-    "Guarantees": ("set", "guarantees", "verify", "top", "usage", "metrics"),
+    "Guarantees": ("set", "scheduled", "tick", "guarantees", "verify", "top", "usage", "metrics"),
     "Hosts": ("host", "doctor"),
     "For other programs": ("ssh-config", "inventory", "hosts", "graph", "schema"),
 }

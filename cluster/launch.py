@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
@@ -151,6 +152,10 @@ def _bring(
     One cluster is changed by one phx at a time; `phx down` alone does not wait for it. So what is wanted is asked when
     it is our turn: it may build on what the one before us changed.
     """
+    from cluster.contract.tick import tick  # it changes what runs by `adjust`
+
+    # What was to be another before now is so before anything else is: what was said last holds.
+    tick(site, datetime.datetime.now(datetime.UTC), report, cluster)
     with site.locked(f"cluster-{cluster}", report):
         spec, document = wanted()
         return _change(site, spec, document, host_name, anew, permitted, report)

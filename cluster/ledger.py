@@ -36,7 +36,7 @@ from sqlalchemy.exc import OperationalError
 
 from builder.errors import EnvironmentLacks, InputError, Problem, close
 from cluster.calibrate.curve import Calibration, calibration
-from cluster.contract import papers
+from cluster.contract import diary, papers
 from cluster.hosts.host import Host
 from cluster.hosts.policy import THIN, Uplink
 from cluster.metering import books
@@ -100,7 +100,7 @@ _events = Table(
     Column("what", String, nullable=False),
 )  # fmt: skip
 _schema = Table("schema", _tables, Column("version", Integer, primary_key=True))
-VERSION = 5
+VERSION = 6
 _UPGRADES = {
     # Tables that are missing altogether are made before this runs.
     1: (
@@ -111,6 +111,7 @@ _UPGRADES = {
     2: ("ALTER TABLE cluster ADD COLUMN images VARCHAR NOT NULL DEFAULT '{}'",),
     3: ("ALTER TABLE cluster ADD COLUMN owner VARCHAR NOT NULL DEFAULT ''",),
     4: (),
+    5: (),
 }
 """Version -> what makes the next one of it."""
 
@@ -193,6 +194,7 @@ class Ledger:
             _tables.create_all(sql)
             books.TABLES.create_all(sql)
             papers.TABLES.create_all(sql)
+            diary.TABLES.create_all(sql)
             known = sql.execute(select(_schema.c.version)).scalar()
             if known is None:
                 sql.execute(insert(_schema).values(version=VERSION))
@@ -208,6 +210,7 @@ class Ledger:
 
         self.books = books.Books(self._sql)
         self.papers = papers.Papers(self._sql)
+        self.diary = diary.Diary(self._sql)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -358,6 +361,7 @@ class Ledger:
             sql.execute(delete(_events).where(_events.c.cluster == name))
             sql.execute(delete(_clusters).where(_clusters.c.name == name))
             papers.forget(sql, name)
+            diary.lose(sql, name, _now("seconds"))
 
     def nodes(self, cluster: str) -> list[NodeRow]:
         with self._sql() as sql:
@@ -366,7 +370,7 @@ class Ledger:
 
     def tell(self, *nodes: NodeRow, notes: Iterable[tuple[str, str, str]] = ()) -> None:
         """Keep what nodes last said, and add events (cluster, node, what), all in one transaction."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        now = _now("milliseconds")
         noted = [{"cluster": c, "time": now, "node": n, "what": what} for c, n, what in notes]
         with self._sql() as sql:
             if nodes:
@@ -390,6 +394,10 @@ class Ledger:
         with self._sql() as sql:
             wanted = select(_events).where(_events.c.cluster == cluster, _events.c.number > after)
             return [Event(**r) for r in sql.execute(wanted.order_by(_events.c.number)).mappings()]
+
+
+def _now(exact: str) -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec=exact)
 
 
 def _host(told: dict[str, Any]) -> Host:

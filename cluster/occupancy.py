@@ -43,12 +43,17 @@ def seen(site: Site, host: Host) -> tuple[Seen, ...]:
 
 
 def room(site: Site, host: Host, but: str = "") -> Room:
-    """What the host has left. `but` is a cluster that is not counted, since it is placed anew.
+    """What the host has left. `but` is a cluster that is not counted, since it is placed anew."""
+    known = site.ledger.papers.intents()
+    return left(host, marks(site, host), known, but, disk(site, host))
+
+
+def marks(site: Site, host: Host) -> list[Mark]:
+    """Of all our domains that share the host's machine.
 
     Sandbox hosts are parts of one machine: what one has promised, no other has left.
     """
-    marks: list[Mark] = [s.mark for h in _sharing(site, host) for s in seen(site, h)]
-    return left(host, marks, site.ledger.papers.intents(), but, disk(site, host))
+    return [s.mark for h in _sharing(site, host) for s in seen(site, h)]
 
 
 def disk(site: Site, host: Host) -> int:

@@ -50,10 +50,26 @@ class Site:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                does = "launches or removes a cluster" if name == "launch" else f"changes {name}"
-                report(f"waiting for another phx that {does}")
+                does = {
+                    "launch": "launches or removes a cluster",
+                    "tick": "makes scheduled changes",
+                }
+                report(f"waiting for another phx that {does.get(name, f'changes {name}')}")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    @contextlib.contextmanager
+    def free(self, name: str) -> Iterator[bool]:
+        """Hold the lock if no other phx has it; whether it is held now."""
+        folder = self.home / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
     def connect(self, host: Host) -> Hypervisor:
         """EnvironmentLacks, saying how to start it, if the host does not answer."""

@@ -279,6 +279,10 @@ class Role(Written):
     autostart: bool = Field(
         False, description="whether its nodes start again when their host does, as after its reboot"
     )
+    negotiable: dict[str, str] = Field(
+        default_factory=dict,
+        description="what its nodes may ask for from inside, as in {cpu.limit: 0.2..0.8}",
+    )
     context: Deployment = Field(
         default_factory=Deployment, description="late facts and files, besides those of its image"
     )
@@ -449,10 +453,24 @@ def checked(document: Document) -> tuple[ClusterSpec, Document]:
                 problems.append(
                     document.problem(place, f"no role '{other}'", close(other, spec.roles))
                 )
+        problems += _negotiable_problems(name, role, document)
     problems += _address_problems(spec, document)
     if problems:
         raise InputError(by_line(problems))
     return spec, document
+
+
+def _negotiable_problems(name: str, role: Role, document: Document) -> list[Problem]:
+    from cluster.contract.negotiable import bounds  # its numbers are read as ours are
+
+    try:
+        bounds(role.negotiable)
+    except InputError as cause:
+        return [
+            document.problem(("roles", name, "negotiable", p.where), p.what, p.hint)
+            for p in cause.problems
+        ]
+    return []
 
 
 def _address_problems(spec: ClusterSpec, document: Document) -> list[Problem]:

@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 """The context agent: runs in the guest, reads its seed, becomes the node that the seed describes, and says so.
 
+Run as `agent.py ask KEY=VALUE...` (phx-ask) it asks the agent that runs for another guarantee of this node.
+
 Standard library only, one file (past 300 lines for that reason): it is copied into images and into foreign guests as
 it is. In order:
 
@@ -77,6 +79,8 @@ CLOSELY = 0.01
 """Seconds between looks at what takes some hundredths."""
 BIND_UNBOUND_PORT = 4 << 16 | ord("E") << 8 | 2
 """ioctl(2) of /dev/xen/evtchn: holds an event channel and answers its number (Linux: include/uapi/xen/evtchn.h)."""
+ASKING = 150
+"""Seconds that a request waits for its answer: a timer at the host may tick once a minute."""
 AGAIN = 2.0
 """Seconds between attempts to reach the broker by HTTPS."""
 
@@ -558,6 +562,8 @@ class Channel(threading.Thread):
         self.coming: dict[str, Any] | None = None
         self.lacking: set[str] = set()
         self.got: dict[str, Any] = {}
+        self.answer: dict[str, Any] = {}
+        self.answered = threading.Condition()
         self.lock = threading.Lock()
         self.wake_read, self.wake_write = os.pipe()
 
@@ -572,6 +578,24 @@ class Channel(threading.Thread):
         packed = None if value is None else base64.b64encode(value).decode()
         self._keep(f"fact {name}", {"fact": name, "value": packed})
         say(f"philoxenia: {self.node} gives {name}")
+
+    def ask(self, words: list[str], limit: float, gone: Any = lambda: False) -> dict[str, Any]:
+        """Ask for another guarantee; {"granted", "said", "heard"}. It is withdrawn without an answer in `limit`
+        seconds, and when `gone` tells that nobody waits for one any more.
+        """
+        name = os.urandom(8).hex()
+        deadline = time.monotonic() + limit
+        self._keep("request", {"request": name, "words": words})
+        with self.answered:
+            while self.answer.get("answer") != name and time.monotonic() < deadline and not gone():
+                self.answered.wait(max(0.0, min(1.0, deadline - time.monotonic())))
+            told = self.answer if self.answer.get("answer") == name else None
+        # Without words it is over: the other side need not tell it again.
+        self._keep("request", {"request": name, "words": []})
+        if told is None:
+            said = f"nobody at the host answered within {limit:g} s: phx tick answers there"
+            return {"granted": False, "said": said, "heard": False}
+        return {"granted": told["granted"] is True, "said": str(told["said"]), "heard": True}
 
     def hold(self, document: dict[str, Any]) -> None:
         """Remember the long values of the context in force: they need not be told again."""
@@ -675,6 +699,11 @@ class Channel(threading.Thread):
 
     def take(self, told: dict[str, Any]) -> None:
         """Put an order into `orders`; a context whose parts are not all here waits for them."""
+        if "answer" in told:
+            with self.answered:
+                self.answer = told
+                self.answered.notify_all()
+            return
         if "context" not in told:
             self.orders.put(told)
             return
@@ -702,6 +731,74 @@ class Channel(threading.Thread):
             self.kept.pop("want", None)
         self.orders.put({"context": whole(coming, {**self.held, **self.got})})
         self.got = {}
+
+
+class Desk(threading.Thread):
+    """Where programs of this node ask for another guarantee: a JSON list of KEY=VALUE is answered by one line."""
+
+    def __init__(self, channel: Channel, folder: str = "", limit: float = ASKING) -> None:
+        """The socket is in a folder of its own that root alone may enter. OSError when there can be none."""
+        super().__init__(daemon=True)
+        folder = folder or os.path.join(RUN, "desk")
+        self.channel, self.limit = channel, limit
+        self.busy = threading.Lock()
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        path = os.path.join(folder, "socket")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self.door = socket.socket(socket.AF_UNIX)
+        self.door.bind(path)
+        self.door.listen(4)
+
+    def run(self) -> None:
+        while True:
+            comer, _ = self.door.accept()
+            threading.Thread(target=self.serve, args=(comer,), daemon=True).start()
+
+    def serve(self, comer: socket.socket) -> None:
+        with comer, contextlib.suppress(OSError, ValueError):
+            comer.settimeout(5)
+            with comer.makefile("rb") as file:
+                words = json.loads(file.readline(4096))
+            if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+                raise ValueError
+            if self.busy.acquire(blocking=False):
+                try:
+                    told = self.channel.ask(words, self.limit, lambda: hung_up(comer))
+                finally:
+                    self.busy.release()
+            else:
+                said = "another request of this node waits for its answer"
+                told = {"granted": False, "said": said, "heard": False}
+            comer.sendall(json.dumps(told).encode() + b"\n")
+
+
+def hung_up(comer: socket.socket) -> bool:
+    look = select.poll()
+    look.register(comer, select.POLLHUP)
+    return bool(look.poll(0))
+
+
+def ask(words: list[str], folder: str = "") -> int:
+    """Ask the agent of this node and print what came of it: 0 granted, 1 refused, 3 nobody answered."""
+    if not words or not all("=" in word for word in words):
+        say("usage: phx-ask KEY=VALUE..., as in phx-ask cpu.limit=0.6")
+        return 2
+    try:
+        with socket.socket(socket.AF_UNIX) as desk:
+            desk.settimeout(ASKING + 10)
+            desk.connect(os.path.join(folder or os.path.join(RUN, "desk"), "socket"))
+            desk.sendall(json.dumps(words).encode() + b"\n")
+            with desk.makefile("rb") as file:
+                told = json.loads(file.readline())
+    except (OSError, ValueError) as cause:
+        say(f"phx-ask: the agent does not answer: {cause}")
+        return 3
+    if told["granted"]:
+        print(told["said"])
+        return 0
+    say(f"phx-ask: {told['said']}")
+    return 1 if told["heard"] else 3
 
 
 def stands(value: Any) -> str:
@@ -1152,8 +1249,14 @@ def main() -> None:
         )
     channel = Channel(seed["node"], seed["token"], https=seed.get("https"))
     channel.start()
+    try:
+        Desk(channel).start()
+    except OSError as cause:  # whoever cannot ask is a node all the same
+        say(f"philoxenia: nothing can be asked for here: {cause}")
     Node(seed, channel).serve()
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["ask"]:
+        raise SystemExit(ask(sys.argv[2:]))
     main()

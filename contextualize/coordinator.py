@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contextualize.exchange import Exchange
-from contextualize.message import Given, Report, Said, Want, supply
+from contextualize.message import Given, Report, Request, Said, Want, supply
 from contextualize.part import text_of
 from contextualize.render import Alike, Documents
 
@@ -92,6 +92,8 @@ class Coordinator:
         match said:
             case Given():
                 self._take(said)
+            case Request():
+                pass  # it is for whoever answers requests, and is told again until then
             case Want():
                 self._wants[node] = said.parts
             case Report(stage="booted"):

@@ -1,7 +1,8 @@
-"""One line from an agent turned into a Report, a Given or a Want, or refused: wrong size, wrong form, wrong token.
+"""One line from an agent turned into a Report, a Given, a Want or a Request, or refused: wrong size, form or token.
 
 A line is {"body": TEXT, "mac": HEX}: mac is HMAC-SHA256 of the body under the node's token, and the body is JSON with
-node, boot, seq, uptime, and either a stage and what it has to say, or a fact, or the parts that it wants. Nothing of a
+node, boot, seq, uptime, and either a stage and what it has to say, or a fact, or the parts that it wants, or what it
+asks for of its guarantee. Nothing of a
 line is believed before its mac holds. What our side tells an agent has the same form; its mac covers a prefix too, so
 that neither side's line can be played back to it. A part is told as {"part": TEXT}: its digest was in a signed line.
 """
@@ -27,6 +28,8 @@ MESSAGE, TAIL = 500, 8000
 """Characters kept of a report's message, from its start, and of its tail, from its end."""
 PARTS = 1000
 """Parts that an agent may want at once."""
+WORDS = 32
+"""KEY=VALUE that one request may have, of 64 letters each."""
 MOST = 2**31
 """The largest number that a report may be the one of, and a hook may end with."""
 
@@ -79,7 +82,22 @@ class Want:
     parts: tuple[str, ...]
 
 
-Said = Report | Given | Want
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a node asks for of its guarantee: KEY=VALUE. Without words it has heard the answer to that request.
+
+    name  of the request: an answer is to this one
+    """
+
+    node: str
+    boot: str
+    seq: int
+    uptime: float
+    name: str
+    words: tuple[str, ...]
+
+
+Said = Report | Given | Want | Request
 
 
 def decode(line: bytes, node: str, token: Secret) -> Said:
@@ -101,6 +119,8 @@ def decode(line: bytes, node: str, token: Secret) -> Said:
             return _given(told, node)
         if "want" in told:
             return _want(told, node)
+        if "request" in told:
+            return _request(told, node)
         hooks = tuple(
             (plain(path), None if status is None else _whole(status, -MOST), _seconds(took))
             for path, status, took in told.get("hooks", [])
@@ -147,6 +167,20 @@ def _want(told: dict[str, Any], node: str) -> Want:
         raise BadMessage(f"{node} wants what no part is called")
     return Want(
         node, plain(told["boot"]), _whole(told["seq"]), _seconds(told["uptime"]), tuple(parts)
+    )
+
+
+def _request(told: dict[str, Any], node: str) -> Request:
+    """As `_given`."""
+    name, words = told["request"], told["words"]
+    if told["node"] != node:
+        raise BadMessage(f"{node} calls itself '{plain(told['node'])[:64]}'")
+    if not re.fullmatch("[0-9a-f]{16}", name):
+        raise BadMessage(f"{node} sent a request with no name that a request may have")
+    if len(words) > WORDS or not all(re.fullmatch("[!-~ ]{1,64}", word) for word in words):
+        raise BadMessage(f"{node} asks for what nobody can read")
+    return Request(
+        node, plain(told["boot"]), _whole(told["seq"]), _seconds(told["uptime"]), name, tuple(words)
     )
 
 

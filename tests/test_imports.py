@@ -23,7 +23,12 @@ DOORS = {
     },
     "libvirt": {"cluster/hosts/hypervisor.py"},
     "pyroute2": {"cluster/hosts/shaping.py", "cluster/hosts/netns.py"},
-    "sqlalchemy": {"cluster/ledger.py", "cluster/metering/books.py", "cluster/contract/papers.py"},
+    "sqlalchemy": {
+        "cluster/ledger.py",
+        "cluster/metering/books.py",
+        "cluster/contract/papers.py",
+        "cluster/contract/diary.py",
+    },
     "guestfs": {"builder/images/inside/guest.py"},
     "fabric": {"cluster/hosts/remote.py"},
     "paramiko": {"cluster/hosts/remote.py"},  # what fabric stands on, and raises
@@ -75,7 +80,7 @@ PURE = {
     *(f"contextualize/{m}.py" for m in ("identity", "context", "message", "exchange", "render")),
     *(f"contextualize/{m}.py" for m in ("declared", "requirements", "part", "template")),
     *(f"contextualize/{m}.py" for m in ("coordinator", "cloudinit", "certificate")),
-    *(f"cluster/contract/{m}.py" for m in ("asked", "terms")),
+    *(f"cluster/contract/{m}.py" for m in ("asked", "terms", "scheduled", "negotiable")),
     *(f"cluster/{m}.py" for m in ("definition", "spec", "place", "guarantee", "network", "domain", "plan")),
     *(f"cluster/metering/{m}.py" for m in ("usage", "account", "metrics", "show")),
     *(f"cluster/figures/{m}.py" for m in ("series", "recording", "claims")),

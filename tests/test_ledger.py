@@ -127,7 +127,7 @@ def test_a_ledger_of_another_version_is_refused_not_guessed_at(tmp_path):
     Ledger(tmp_path).close()
     with sqlite3.connect(tmp_path / "ledger.sqlite") as sql:
         sql.execute("UPDATE schema SET version = 99")
-    with pytest.raises(InputError, match="is of version 99, this phx reads 5"):
+    with pytest.raises(InputError, match="is of version 99, this phx reads 6"):
         Ledger(tmp_path)
 
 

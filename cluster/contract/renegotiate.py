@@ -81,16 +81,9 @@ def renegotiate(
                 enforcer.settle()
                 seen = {s.mark.node: s for s in hypervisor.observe() if s.mark.cluster == row.name}
                 changes, granted = _agreement(site, whom, wanted, seen)
-                _check(host, changes, wanted)
-                booting = _restarts(whom, changes, seen, restart)
                 real = [c for c in changes if c.before != c.after and c.node in seen]
+                booting = permitted(site, host, whom, changes, wanted, seen, restart)
                 admit(occupancy.room(site, host), [(c.node, c.before, c.after) for c in real])
-                if (lent := site.ledger.uplink(host.name)) and row.name in site.uses_uplink(
-                    host.name
-                ):
-                    held = {node: s.mark.guarantee for node, s in seen.items()}
-                    lend(host.name, lent, (held | {c.node: c.after for c in real}).values())
-                _carried(site.ledger.calibration(host.name), real)
                 if not booting:
                     enforcer.carry_out(real, granted)
                     _remember(site, row, real)
@@ -119,6 +112,26 @@ def _agreement(
     if problems:
         raise InputError(problems)
     return changes, granted
+
+
+def permitted(
+    site: Site,
+    host: Host,
+    whom: Whom,
+    changes: list[Change],
+    wanted: Mapping[str, int],
+    seen: Mapping[str, Seen],
+    restart: bool,
+) -> tuple[str, ...]:
+    """Nodes that have to boot again for the changes. All that speaks against them, but room, is raised."""
+    _check(host, changes, wanted)
+    booting = _restarts(whom, changes, seen, restart)
+    real = [c for c in changes if c.before != c.after and c.node in seen]
+    if (lent := site.ledger.uplink(host.name)) and whom.cluster in site.uses_uplink(host.name):
+        held = {node: s.mark.guarantee for node, s in seen.items()}
+        lend(host.name, lent, (held | {c.node: c.after for c in real}).values())
+    _carried(site.ledger.calibration(host.name), real)
+    return booting
 
 
 def _check(host: Host, changes: list[Change], wanted: Mapping[str, int]) -> None:

@@ -23,6 +23,7 @@ ROLES = """  one:
     cpu: {guarantee: 0.1, limit: 0.6}
     memory: {min: 224M, max: 320M}
     network: {guarantee: 1Mbit, limit: 4Mbit}
+    negotiable: {cpu.limit: 0.2..0.5, network.limit: ..8Mbit}
 """
 
 
@@ -112,6 +113,48 @@ def test_one_thing_that_cannot_be_and_all_of_it_is_as_it_was(ready: Phx) -> None
     assert "one-1 is asked to give back 200M, and could do without" in said.stderr
     assert in_force(ready) == before
     assert ready.run("ssh", "one-1", "--", "hostname").stdout == "one-1\n", "and lives"
+
+
+def test_a_scheduled_change_is_made_at_its_time_once_by_one_of_two(ready: Phx) -> None:
+    told = ready.run("set", f"{NAME}/one", "network.limit=9Mbit", "--at", "+4s", "--json").stdout
+    number = json.loads(told)["number"]
+    assert in_force(ready)["one-1", "network in"]["granted"] != "1Mbit..9Mbit", "not yet"
+    tickers = [ready.start("tick", "--every", "1s") for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 60
+        ended: list[dict[str, str]] = []
+        while not ended and time.monotonic() < deadline:
+            time.sleep(1)
+            listed = json.loads(ready.run("scheduled", NAME, "--all", "--json").stdout)
+            ended = [c for c in listed if c["number"] == number and c["state"] != "waiting"]
+    finally:
+        for ticker in tickers:
+            ticker.terminate()
+        said = "".join(ticker.communicate()[1] for ticker in tickers)
+    assert [c["state"] for c in ended] == ["done"]
+    assert said.count(f"scheduled change {number} (network.limit=9Mbit) done") == 1
+    found = in_force(ready)
+    assert {found[n, "network in"]["measured"] for n in ("one-1", "one-2")} == {"1Mbit..9Mbit"}
+
+
+def test_a_guest_asks_from_inside_and_has_it_within_its_owners_limits(ready: Phx) -> None:
+    ticker = ready.start("tick", "--every", "1s")
+    try:
+        asked = ("ssh", "one-2", "--", "phx-ask")
+        said = ready.run(*asked, "cpu.limit=0.9", status=1).stderr
+        assert "cpu.limit: is outside the limits" in said and "cpu.limit 0.2..0.5" in said
+        time.sleep(11)  # who asks again sooner is told to wait
+        said = ready.run(*asked, "cpu.limit=0.4", "network.limit=7Mbit").stdout
+    finally:
+        ticker.terminate()
+        told = ticker.communicate()[0]
+    assert "network.in.limit" in said and "-> 7Mbit" in said and "left" in said
+    assert "granted" in told and "refused" in told
+    found = in_force(ready)
+    assert found["one-2", "cpu"]["measured"].endswith("quota 40000/100000 us")
+    assert found["one-2", "network in"]["measured"] == "1Mbit..7Mbit"
+    assert found["one-1", "network in"]["granted"] != "1Mbit..7Mbit", "for itself alone"
+    assert [r["granted"] for r in found["one-2", "cpu"]["requests"]] == [False, True]  # type: ignore[index]
 
 
 def test_killed_in_the_middle_it_is_all_or_nothing(ready: Phx, file: Path) -> None:

@@ -1,0 +1,147 @@
+"""What guests ask for of their own guarantees is heard over their channels, held against what their owner allows,
+granted as `phx set` grants it, and answered. Served by `phx tick`.
+
+A node proves itself by its token, and is never heard for another. An answer is kept before it is told: a request that
+is heard again, because the answer was lost, is answered alike and not made twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from builder.errors import EnvironmentLacks, InputError, NoRoom, PhiloxeniaError, explain
+from builder.plan import Report
+from cluster import launch, network, occupancy
+from cluster.contract import asked, renegotiate
+from cluster.contract.negotiable import Asked, within
+from cluster.contract.renegotiate import Whom
+from cluster.hosts import store
+from cluster.ledger import ClusterRow
+from cluster.site import Site
+from cluster.spec import ClusterSpec
+from contextualize.broker import Broker
+from contextualize.identity import derive
+from contextualize.message import Request, Said
+
+LISTEN, BY_HTTPS = 2.0, 4.0
+"""Seconds in which nodes have said what they ask for; those that come by HTTPS try every two seconds."""
+HEARD = 5.0
+"""Seconds that a node has to say that it heard its answer."""
+PAUSE = 10.0
+"""Seconds between two requests of one node."""
+
+
+def answer(site: Site, now: datetime.datetime, report: Report) -> list[Asked]:
+    """Hear and answer the nodes of every cluster whose file has something `negotiable`; what was answered now."""
+    found: list[Asked] = []
+    for row in site.ledger.clusters():
+        if '"negotiable"' in row.spec:
+            try:
+                found += _serve(site, row, now, report)
+            except EnvironmentLacks as cause:
+                report(f"the guests of {row.name} cannot be heard: {cause.what}")
+    return found
+
+
+def _serve(site: Site, row: ClusterRow, now: datetime.datetime, report: Report) -> list[Asked]:
+    spec, _ = launch.kept(site, row.name)
+    roles = {node: role for node, role in spec.names if spec.roles[role].negotiable}
+    heard: dict[str, Request] = {}
+
+    def hear(said: Said) -> None:
+        if isinstance(said, Request):
+            heard[said.node] = said
+
+    known = {(a.node, a.name) for a in site.ledger.diary.requests(row.name)}
+    with contextlib.ExitStack() as stack:
+        with site.free(f"cluster-{row.name}") as ours:
+            if not ours:
+                return []  # whoever changes the cluster listens to it
+            broker, patience = stack.enter_context(_broker(site, row, spec, roles, hear))
+            until = time.monotonic() + patience
+            while (left := until - time.monotonic()) > 0:
+                broker.step(left)
+        answers = {}
+        for node, request in sorted(heard.items()):
+            if request.words:
+                answers[node] = decide(site, spec, Whom(row.name, roles[node], node), request, now, report)  # fmt: skip
+        for node, told in answers.items():
+            broker.send(node, {"answer": told.name, "granted": told.granted, "said": told.said})
+        until = time.monotonic() + HEARD
+        while any(heard[n].words for n in answers) and (left := until - time.monotonic()) > 0:
+            broker.step(left)
+    return [a for a in answers.values() if (a.node, a.name) not in known]
+
+
+def decide(
+    site: Site, spec: ClusterSpec, whom: Whom, request: Request, now: datetime.datetime, report: Report
+) -> Asked:  # fmt: skip
+    """The answer to a node's request, made true and kept. One that comes too soon after another is not kept."""
+    before = [a for a in site.ledger.diary.requests(whom.cluster) if a.node == whom.node]
+    for old in before:
+        if old.name == request.name:
+            return old
+    at = now.isoformat(timespec="seconds")
+    if before:
+        since = (now - datetime.datetime.fromisoformat(before[-1].time)).total_seconds()
+        if since < PAUSE:
+            said = f"it asked {since:.0f} s ago; ask again in {PAUSE - since:.0f} s"
+            return Asked(whom.cluster, whom.node, request.name, request.words, at, False, said)
+    granted, said = _grant(site, spec, whom, request, report)
+    found = Asked(whom.cluster, whom.node, request.name, request.words, at, granted, said)
+    site.ledger.diary.answer(found)
+    how = "granted" if granted else "refused"
+    site.ledger.note(
+        whom.cluster, whom.node, f"asked from inside for {' '.join(request.words)}: {how}: {said}"
+    )
+    return found
+
+
+def _grant(
+    site: Site, spec: ClusterSpec, whom: Whom, request: Request, report: Report
+) -> tuple[bool, str]:
+    try:
+        wanted = within(spec.roles[whom.role].negotiable, request.words)
+        outcome = renegotiate.renegotiate(site, whom, wanted, False, report)
+        host = site.ledger.host(site.ledger.cluster(whom.cluster).host)
+        left = replace(occupancy.room(site, host), disk=None)
+    except (InputError, NoRoom) as cause:
+        return False, " ".join(explain(cause).removeprefix("error: ").split())
+    except PhiloxeniaError as cause:
+        # Its causes and hints are the host's own business.
+        return False, "the host cannot do it now" if isinstance(cause, EnvironmentLacks) else cause.what  # fmt: skip
+    told = "; ".join(line for c in outcome.changes for line in asked.told(c.before, c.after))
+    return True, f"{told or 'it has that already'}; {left}"
+
+
+@contextlib.contextmanager
+def _broker(
+    site: Site,
+    row: ClusterRow,
+    spec: ClusterSpec,
+    roles: dict[str, str],
+    hear: Callable[[Said], None],
+) -> Iterator[tuple[Broker, float]]:
+    """A broker over the channels of these nodes, and how long they need to be heard."""
+    tokens = {node: derive(row.secret, row.name, node).token for node in roles}
+    by_https = {node for node, role in roles.items() if spec.roles[role].channel == "https"}
+    paths = {node: store.channel(row.name, node) for node in tokens.keys() - by_https}
+    with contextlib.ExitStack() as stack:
+        _, reach = stack.enter_context(occupancy.connected(site, site.ledger.host(row.host)))
+        sockets = stack.enter_context(reach.sockets(paths))
+        doorway = None
+        if by_https:
+            from contextualize.certificate import PORT, certificate
+            from contextualize.doorway import Doorway
+
+            gate = str(network.gateway(ipaddress.IPv4Network(row.network)))
+            own = certificate(row.secret, row.name)
+            doorway = stack.enter_context(Doorway(reach.listen(gate, PORT), own, tokens))
+        channels = {node: (sockets.get(node), token) for node, token in tokens.items()}
+        broker = Broker(channels, hear, lambda *_: None, doorway=doorway)
+        yield stack.enter_context(broker), BY_HTTPS if by_https else LISTEN
