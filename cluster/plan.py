@@ -217,10 +217,11 @@ def virtualization(role: Role, host: Host, image: Manifest) -> str:
                 f"host '{host.name}' is no Xen host; write auto, or choose another host"
             )
         return ""
-    order = ("pv", "pvh", "hvm") if host.accelerator == "qemu" else ("pvh", "pv", "hvm")
+    emulated = host.accelerator == "qemu"
+    order = ("pv", "pvh", "hvm") if emulated else ("pvh", "pv", "hvm")
     able = [v for v in order if v in image.virtualization]
     if wanted == "auto":
-        both = [v for v in able if v in host.offers]
+        both = [v for v in able if v in host.offers and not (emulated and v == "hvm")]
         if both:
             return both[0]
         what = f"host '{host.name}' offers {_listed(host.offers)}, image {image.short} can be {_listed(able)}"
@@ -231,6 +232,9 @@ def virtualization(role: Role, host: Host, image: Manifest) -> str:
     if wanted not in able:
         what = f"image {image.short} cannot be a {wanted} guest"
         raise ValueError(f"{what}; its kernel can be {_listed(able)}")
+    if wanted == "hvm" and emulated:
+        what = f"host '{host.name}' is emulated: the BIOS of an hvm guest had loaded no kernel there after four minutes"
+        raise ValueError(f"{what}; write auto, pv or pvh")
     return wanted
 
 
@@ -287,17 +291,18 @@ def draw(
     for node, role_name in spec.names:
         role = spec.roles[role_name]
         image, folder = images[role.image]
+        kind = virtualization(role, host, image)
         machine = Machine(
             cluster=spec.cluster, node=node, role=role_name, image=image.id,
             guarantee=(promises or {}).get(node) or guarantee(role), mac=identities[node].mac,
             machine_id=identities[node].machine_id, tap=network.tap(spec.cluster, node),
-            network=network.name(spec.cluster), kernel=str(folder / "vmlinuz"),
+            network=network.name(spec.cluster), kernel=str(folder / store.kernel(kind)),
             initrd=str(folder / "initrd"), cmdline=image.cmdline,
             disk=str(store.disk(spec.cluster, node)), seed=str(store.seed(spec.cluster, node)),
             channel=str(store.channel(spec.cluster, node)) if role.channel == "virtio" else "",
             log=str(store.log(spec.cluster, node)),
             accelerator=host.accelerator or "qemu", partition=host.partition,
-            cgroup=host.cgroup, room=host.cpu, virtualization=virtualization(role, host, image),
+            cgroup=host.cgroup, room=host.cpu, virtualization=kind,
             crash=role.crash,
         )  # fmt: skip
         told = json.dumps(documents.identity(node), sort_keys=True)

@@ -68,6 +68,9 @@ def element(m: Machine, name: str, weight: int) -> ElementTree.Element:
     add(nic, "mac", address=m.mac)
     add(nic, "source", network=m.network)
     add(nic, "target", dev=m.tap)
+    if m.virtualization == "hvm":
+        # Else it has an emulated twin besides, whose device in dom0 would have a name of 16 letters: one too many.
+        add(nic, "model", type="netfront")
     console = add(devices, "console", type="pty")
     add(console, "target", type="xen", port="0")
     if m.channel:

@@ -29,7 +29,7 @@ def role(kind: str) -> Role:
         ("auto", "", ("pv", "pvh", "hvm"), ("pv", "pvh", "hvm"), "pvh"),
         ("auto", "", ("pv",), ("pv", "pvh"), "pv"),
         ("auto", "", ("pv", "hvm"), ("hvm",), "hvm"),
-        ("hvm", "qemu", ("pv", "hvm"), ("pv", "hvm"), "hvm"),
+        ("hvm", "", ("pv", "hvm"), ("pv", "hvm"), "hvm"),
     ],
 )
 def test_what_it_is(kind, accelerator, offers, image, found):
@@ -44,6 +44,7 @@ def test_what_it_is(kind, accelerator, offers, image, found):
         ("pvh", replace(XEN, offers=("pv",)), ("pvh",), "host 'far' has no pvh guests; it offers pv"),
         ("pvh", XEN, ("pv",), "cannot be a pvh guest; its kernel can be pv"),
         ("auto", replace(XEN, offers=("pvh",)), ("pv",), "offers pvh, image .* can be pv"),
+        ("hvm", replace(XEN, accelerator="qemu"), ("hvm",), "'far' is emulated: .* after four minutes; write auto"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(kind, host, image, why):

@@ -26,6 +26,11 @@ QEMU_LOGS = PurePosixPath("/var/log/libvirt/qemu")
 """Where libvirt keeps each domain's QEMU command and complaints; it does not take them away."""
 
 
+def kernel(virtualization: str) -> str:
+    """The file of an image's folder that boots such a guest."""
+    return "vmlinuz.packed" if virtualization == "hvm" else "vmlinuz"
+
+
 def disk(cluster: str, node: str) -> PurePosixPath:
     return STATE / cluster / f"{node}.qcow2"
 
