@@ -239,17 +239,24 @@ def test_from_a_program_in_the_guest_to_the_host_and_back(site, tmp_path, monkey
         asking.start()
         monkeypatch.setattr(requests, "LISTEN", 0.3)
 
+        listener = []
+        one = Broker({"worker-1": (path, token)}, lambda said: listener[-1](said), lambda *_: None)
+
         @contextlib.contextmanager
-        def broker(_site, _row, _spec, _roles, hear):
-            with Broker({"worker-1": (path, token)}, hear, lambda *_: None) as found:
-                yield found, 0.3
+        def broker(_site, _row, _spec, _roles, hear, opened):
+            listener.append(hear)
+            one.step(0)
+            opened("worker-1")
+            yield one, 0.3
 
         monkeypatch.setattr(requests, "_broker", broker)
         while not channel.kept:
             asking.join(0.01)
         (answer,) = requests.answer(site, NOW, quiet)
         asking.join(20)
+        one.__exit__()
         door.close()
+    assert len(listener) == 2, "the channel is let go while it is decided"
     assert answer.granted and said == [0]
     assert capsys.readouterr().out.startswith("cpu.guarantee 0.5 -> 0.8; ")
     assert marks(site)["worker-1"].cpu_guarantee == 800
@@ -259,6 +266,12 @@ def test_from_a_program_in_the_guest_to_the_host_and_back(site, tmp_path, monkey
 def test_while_another_phx_changes_the_cluster_nobody_is_heard(site, monkeypatch):
     monkeypatch.setattr(requests, "_broker", None)
     with site.locked("cluster-demo", quiet):
+        assert requests.answer(site, NOW, quiet) == []
+
+
+def test_of_two_ticks_one_hears(site, monkeypatch):
+    monkeypatch.setattr(requests, "_broker", None)
+    with site.locked("hear-demo", quiet):
         assert requests.answer(site, NOW, quiet) == []
 
 

@@ -11,7 +11,7 @@ import contextlib
 import datetime
 import ipaddress
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from builder.errors import EnvironmentLacks, InputError, NoRoom, PhiloxeniaError, explain
@@ -31,7 +31,7 @@ from contextualize.message import Request, Said
 LISTEN, BY_HTTPS = 2.0, 4.0
 """Seconds in which nodes have said what they ask for; those that come by HTTPS try every two seconds."""
 HEARD = 5.0
-"""Seconds that a node has to say that it heard its answer."""
+"""Seconds more that a node has to say that it heard its answer."""
 PAUSE = 10.0
 """Seconds between two requests of one node."""
 
@@ -51,31 +51,62 @@ def answer(site: Site, now: datetime.datetime, report: Report) -> list[Asked]:
 def _serve(site: Site, row: ClusterRow, now: datetime.datetime, report: Report) -> list[Asked]:
     spec, _ = launch.kept(site, row.name)
     roles = {node: role for node, role in spec.names if spec.roles[role].negotiable}
+    known = {(a.node, a.name) for a in site.ledger.diary.requests(row.name)}
+    with site.free(f"hear-{row.name}") as alone:
+        if not alone:
+            return []  # another tick does it
+        answers = {
+            node: decide(site, spec, Whom(row.name, roles[node], node), request, now, report)
+            for node, request in sorted(_listen(site, row, spec, roles).items())
+        }
+        if answers:
+            _tell(site, row, spec, {node: roles[node] for node in answers}, answers)
+    return [a for a in answers.values() if (a.node, a.name) not in known]
+
+
+def _listen(
+    site: Site, row: ClusterRow, spec: ClusterSpec, roles: Mapping[str, str]
+) -> dict[str, Request]:
+    """What nodes ask for now. The channels are let go before anything is decided: whoever changes the cluster needs
+    them, and a decision waits for whoever does.
+    """
     heard: dict[str, Request] = {}
 
     def hear(said: Said) -> None:
         if isinstance(said, Request):
             heard[said.node] = said
 
-    known = {(a.node, a.name) for a in site.ledger.diary.requests(row.name)}
-    with contextlib.ExitStack() as stack:
-        with site.free(f"cluster-{row.name}") as ours:
-            if not ours:
-                return []  # whoever changes the cluster listens to it
-            broker, patience = stack.enter_context(_broker(site, row, spec, roles, hear))
-            until = time.monotonic() + patience
-            while (left := until - time.monotonic()) > 0:
-                broker.step(left)
-        answers = {}
-        for node, request in sorted(heard.items()):
-            if request.words:
-                answers[node] = decide(site, spec, Whom(row.name, roles[node], node), request, now, report)  # fmt: skip
-        for node, told in answers.items():
-            broker.send(node, {"answer": told.name, "granted": told.granted, "said": told.said})
-        until = time.monotonic() + HEARD
-        while any(heard[n].words for n in answers) and (left := until - time.monotonic()) > 0:
-            broker.step(left)
-    return [a for a in answers.values() if (a.node, a.name) not in known]
+    with site.free(f"cluster-{row.name}") as ours:
+        if ours:
+            with _broker(site, row, spec, roles, hear, lambda _: None) as (broker, patience):
+                until = time.monotonic() + patience
+                while (left := until - time.monotonic()) > 0:
+                    broker.step(left)
+    return {node: request for node, request in heard.items() if request.words}
+
+
+def _tell(
+    site: Site, row: ClusterRow, spec: ClusterSpec, roles: Mapping[str, str], answers: Mapping[str, Asked]
+) -> None:  # fmt: skip
+    """Tell nodes their answers until they have heard them; who has not is told by the next tick."""
+    waiting, untold = set(answers), set[str]()
+
+    def hear(said: Said) -> None:
+        # Without words it is over; another request is the next tick's.
+        if isinstance(said, Request) and (not said.words or said.name != answers[said.node].name):
+            waiting.discard(said.node)
+
+    with site.free(f"cluster-{row.name}") as ours:
+        if ours:
+            with _broker(site, row, spec, roles, hear, untold.add) as (broker, patience):
+                until = time.monotonic() + patience + HEARD
+                while waiting and (left := until - time.monotonic()) > 0:
+                    for node in untold & waiting:
+                        told = answers[node]
+                        body = {"answer": told.name, "granted": told.granted, "said": told.said}
+                        broker.send(node, dict(body))
+                    untold.clear()
+                    broker.step(min(left, 0.5))
 
 
 def decide(
@@ -124,8 +155,9 @@ def _broker(
     site: Site,
     row: ClusterRow,
     spec: ClusterSpec,
-    roles: dict[str, str],
+    roles: Mapping[str, str],
     hear: Callable[[Said], None],
+    opened: Callable[[str], None],
 ) -> Iterator[tuple[Broker, float]]:
     """A broker over the channels of these nodes, and how long they need to be heard."""
     tokens = {node: derive(row.secret, row.name, node).token for node in roles}
@@ -143,5 +175,5 @@ def _broker(
             own = certificate(row.secret, row.name)
             doorway = stack.enter_context(Doorway(reach.listen(gate, PORT), own, tokens))
         channels = {node: (sockets.get(node), token) for node, token in tokens.items()}
-        broker = Broker(channels, hear, lambda *_: None, doorway=doorway)
+        broker = Broker(channels, hear, lambda *_: None, opened, doorway)
         yield stack.enter_context(broker), BY_HTTPS if by_https else LISTEN
