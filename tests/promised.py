@@ -67,8 +67,8 @@ class Bench(FakeHypervisor):
 
 
 @contextlib.contextmanager
-def running(tmp_path, monkeypatch):
-    """A site with the demo cluster running on one host, all in memory."""
+def prepared(tmp_path, monkeypatch):
+    """A site with one host, all in memory."""
     found, bench = Site(tmp_path), Bench()
     found.bench = bench
     found.catalog = SimpleNamespace(
@@ -93,10 +93,17 @@ def running(tmp_path, monkeypatch):
     monkeypatch.setattr(leaving, "leave", lambda *_: None)
     # The file is read again for each of hundreds of requests; here it is the same one.
     monkeypatch.setattr(launch, "parse", cache(launch.parse))
-    up(found)
-    deploy.shape(PLAN, reach)
     yield found
     found.ledger.close()
+
+
+@contextlib.contextmanager
+def running(tmp_path, monkeypatch):
+    """The same with the demo cluster running."""
+    with prepared(tmp_path, monkeypatch) as found:
+        up(found)
+        deploy.shape(PLAN, found.reach(found.ledger.host("lab")))
+        yield found
 
 
 def up(site, text=CLUSTER, **more):

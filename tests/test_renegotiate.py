@@ -13,8 +13,12 @@ from builder.errors import InputError, NoRoom, WorkFailed, explain
 from cluster import deploy, launch, network
 from cluster.contract import asked, enforce, proof, renegotiate
 from cluster.guarantee import Balloon
+from cluster.guard import Standing
+from cluster.hosts import guarding
 from cluster.hosts.policy import Uplink
 from cluster.site import Site
+from cluster.verify import look, mend
+from cluster.verify.drift import Code
 from tests.invented import CLUSTER
 from tests.promised import NODES, Killed, ask, in_force, marks, running, up
 
@@ -289,3 +293,23 @@ def test_what_an_uplink_carries_is_not_promised_twice(site, monkeypatch):
     assert marks(site) == before
     ask(site, "demo/worker", "network.out.guarantee=39Mbit", "network.out.limit=60Mbit")
     assert marks(site)["worker-1"].out_guarantee == 39_000_000
+
+
+def test_what_was_cut_off_is_told_by_verify_and_settled_by_its_fix(site, monkeypatch):
+    for name, answer in (("_links", {}), ("_disks", {}), ("_uplink", ())):
+        monkeypatch.setattr(look, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(guarding, "compared", lambda *_: (Standing(), Standing()))
+    before, host = marks(site), site.ledger.host("lab")
+    site.bench.fuse = 3
+    with pytest.raises(Killed):
+        ask(site, "demo/worker", "cpu.guarantee=0.75", "memory=768M")
+    site.bench.fuse = -1
+    looked = look.cluster(site, "demo", site.reach(host), site.bench)
+    cut = [d for d in looked.drifts if d.code is Code.CUT]
+    assert [(d.cluster, d.node) for d in cut] == [("demo", "worker-1"), ("demo", "worker-2")]
+    said = []
+    mend.cluster(looked, site.reach(host), site.bench, site.ledger.papers, said.append)
+    assert "worker-1: a change that had been cut off was taken back" in said
+    assert marks(site) == before and all(in_force(site, node) for node in NODES)
+    again = look.cluster(site, "demo", site.reach(host), site.bench)
+    assert Code.CUT not in {d.code for d in again.drifts} and site.ledger.papers.intents() == ()

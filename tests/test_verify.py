@@ -159,6 +159,9 @@ def test_only_what_no_guest_notices_is_mended(monkeypatch):
         def __init__(self, cluster, *_):
             assert cluster == "demo"
 
+        def settle(self):
+            held.append("settled")
+
         def hold(self, node, given):
             held.append((node, given))
             if node == "worker-2":
@@ -175,6 +178,7 @@ def test_only_what_no_guest_notices_is_mended(monkeypatch):
     looked = look.Looked(SimpleNamespace(plan=PLAN), drifts)
     mend.cluster(looked, reach, None, None, said.append)
     assert guarded == ["demo"]
+    assert held.pop(0) == "settled", "before anything is held"
     assert held == [(n.name, n.machine.guarantee) for n in (FIRST, SECOND)], "once each"
     assert reach.done == [["ip", "link", "set", TAP, "master", network.bridge("demo"), "up"]] * 2
     assert said[-2:] == ["worker-1: cpu, network set again", "worker-2: its balloon does not move"]

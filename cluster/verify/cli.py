@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from cluster.hosts.cli import here
 
 if TYPE_CHECKING:
     from builder.plan import Report
+    from cluster.hosts.host import Host
+    from cluster.hosts.hypervisor import Hypervisor
+    from cluster.hosts.reach import Reach
+    from cluster.site import Site
     from cluster.verify.drift import Drift
 
 
@@ -42,7 +46,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _verified(site: Any, names: list[str] | None, fix: bool, report: Report) -> list[Drift]:
+def _verified(site: Site, names: list[str] | None, fix: bool, report: Report) -> list[Drift]:
     """Drift that is there, or that is left after mending. `names` is None for all, and for the hosts themselves."""
     from builder.errors import EnvironmentLacks
     from cluster.verify import look
@@ -74,7 +78,7 @@ def _verified(site: Any, names: list[str] | None, fix: bool, report: Report) -> 
 
 
 def _cluster(
-    site: Any, name: str, reach: Any, hypervisor: Any, fix: bool, report: Report
+    site: Site, name: str, reach: Reach, hypervisor: Hypervisor, fix: bool, report: Report
 ) -> tuple[Drift, ...]:
     from cluster.verify import look, mend
 
@@ -86,7 +90,7 @@ def _cluster(
 
 
 def _host(
-    site: Any, host: Any, reach: Any, hypervisor: Any, fix: bool, report: Report
+    site: Site, host: Host, reach: Reach, hypervisor: Hypervisor, fix: bool, report: Report
 ) -> tuple[Drift, ...]:
     from cluster.verify import look, mend
 

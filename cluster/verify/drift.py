@@ -48,6 +48,7 @@ class Code(StrEnum):
     DISK = "PHX-V12"
     AGREED = "PHX-V13"
     UPLINK = "PHX-V14"
+    CUT = "PHX-V15"
     DEVICE = "PHX-V21"
     DOMAIN = "PHX-V22"
     NETWORK = "PHX-V23"
@@ -63,7 +64,7 @@ REMEDY = {
     Code.GONE: _UP, Code.OFF: _UP, Code.ANOTHER: "phx up --replace with the cluster's file; its disk goes",
     Code.EDITED: _REPLACE, Code.CPU: _FIXED, Code.MEMORY: _FIXED, Code.IO: _FIXED, Code.BANDWIDTH: _FIXED,
     Code.SOURCE: _FIXED, Code.TAP: _REPLACE, Code.BRIDGE: _FIXED, Code.UPLINK: _FIXED, Code.DISK: _REPLACE,
-    Code.AGREED: _UP,
+    Code.AGREED: _UP, Code.CUT: "phx verify --fix takes it back, or finishes it if it was agreed",
     Code.DEVICE: "phx verify --all --fix removes it", Code.DOMAIN: _OTHERS, Code.NETWORK: _OTHERS,
     Code.FILES: _OTHERS, Code.SILENT: "phx host ls shows what runs",
 }  # fmt: skip

@@ -56,7 +56,14 @@ def cluster(site: Site, name: str, reach: Reach, hypervisor: Hypervisor) -> Look
     )  # fmt: skip
     shall = {n.machine.tap: shown(reach.host, *shapes(n.machine.guarantee)) for n in there}
     found = of_cluster(drawn.plan, drawn.actions, facts, shall)
-    return Looked(drawn, (*found, *_uplink(drawn.plan, reach)))
+    cut = (
+        Drift(
+            Code.CUT, reach.host.name, name, i.node, "a change of what it is promised was cut off"
+        )
+        for i in site.ledger.papers.intents()
+        if i.cluster == name
+    )
+    return Looked(drawn, (*cut, *found, *_uplink(drawn.plan, reach)))
 
 
 def _uplink(plan: ClusterPlan, reach: Reach) -> Iterable[Drift]:

@@ -46,6 +46,8 @@ def cluster(
         else:
             report(f"shares of the uplink of {plan.cluster} set again")
     enforcer = Enforcer(plan.cluster, reach.host, hypervisor, reach, papers, report)
+    if any(d.code is Code.CUT for d in mine):
+        enforcer.settle()
     broken = {d.node for d in mine if d.code in HELD}
     for node in (n for n in plan.nodes if n.name in broken):
         try:
