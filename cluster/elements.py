@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 from xml.etree import ElementTree
 
-Crash = Literal["destroy", "restart", "preserve"]
-"""What becomes of a domain whose kernel crashes, in libvirt's words (<on_crash>) as far as both drivers know them."""
+Crash = Literal["destroy", "restart"]
+"""What becomes of a domain whose kernel crashes, in libvirt's words (<on_crash>) as far as both drivers keep them."""
 
 
 def add(

@@ -29,7 +29,7 @@ from contextualize import context as contexts
 from contextualize.identity import operator_key
 
 Wanted = tuple[ClusterSpec, Document]
-AFTER = {"destroy": "will be off", "restart": "starts again", "preserve": "stays as it is"}
+AFTER = {"destroy": "will be off", "restart": "starts again"}
 
 
 def up(

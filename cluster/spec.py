@@ -274,7 +274,7 @@ class Role(Written):
     )
     crash: Crash = Field(
         "destroy",
-        description="what becomes of a node whose kernel crashes: it is off, starts again, or stays as it is",
+        description="what becomes of a node whose kernel crashes: it is off, or it starts again",
     )
     autostart: bool = Field(
         False, description="whether its nodes start again when their host does, as after its reboot"

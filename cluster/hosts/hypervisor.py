@@ -117,9 +117,7 @@ class Hypervisor(Protocol):
         ...
 
     def resume(self, name: str) -> None:
-        """Start a domain that is defined and off, from where it was saved if it was; let a paused one go on; start one
-        anew that is there as it crashed.
-        """
+        """Start a domain that is defined and off, from where it was saved if it was; let a paused one go on."""
         ...
 
     def pause(self, name: str) -> None:
@@ -368,12 +366,7 @@ class Libvirt:
             state = domain.state()[0]
             if state == self._libvirt.VIR_DOMAIN_PAUSED:
                 domain.resume()
-                return
-            if domain.isActive() and state in (
-                self._libvirt.VIR_DOMAIN_CRASHED, self._libvirt.VIR_DOMAIN_SHUTOFF,
-            ):  # fmt: skip
-                domain.destroy()  # it was preserved to be looked at; Xen's driver calls it off, and has it
-            if not domain.isActive():
+            elif not domain.isActive():
                 domain.create()
 
     def pause(self, name: str) -> None:

@@ -30,7 +30,6 @@ roles:
   pvh:
     image: base
     virtualization: pvh
-    crash: preserve
     cpu: {guarantee: 0.2, limit: 1}
     memory: 256M
     network: {guarantee: 5Mbit, limit: 20Mbit}
@@ -87,12 +86,11 @@ def test_weight_cap_balloon_and_rates_are_in_force(xen_image, xen, cluster):
 
 
 def test_who_reboots_or_crashes_is_held_again(xen_image, xen, cluster):
-    """It is another domain of Xen, and no phx is there: the hook of dom0 is. One that is preserved can be looked at."""
+    """It is another domain of Xen, and no phx is there: the hook of dom0 is."""
     panic = "(sleep 1; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 </dev/null &"
     before = {n: enter(xen_image, xen, f"xl domid xt.{n}").strip() for n in ("pv-1", "pv-2")}
     inside(xen_image, "pv-2", "systemctl", "reboot", "--no-block")
-    for node in ("pv-1", "pvh-1"):
-        inside(xen_image, node, panic)
+    inside(xen_image, "pv-1", panic)
 
     def again(node: str) -> bool:
         now = enter(xen_image, xen, f"xl domid xt.{node} 2>/dev/null || echo none").strip()
@@ -106,13 +104,7 @@ def test_who_reboots_or_crashes_is_held_again(xen_image, xen, cluster):
     for node in before:
         eventually(f"cap and rate of {node} are there again", lambda node=node: again(node), 240)
 
-    def crashed() -> bool:
-        return {r["node"]: r["machine"] for r in xen_image.json("ps", "xt")}["pvh-1"] == "crashed"
-
-    eventually("pvh-1 is told to have crashed", crashed, 60)
-    assert "xt.pvh-1" in enter(xen_image, xen, "xl list"), "its memory is there"
-    done = xen_image.run("up", str(cluster), timeout=900)
-    assert "pvh-1 started again (it was crashed)" in done.stderr + done.stdout
+    xen_image.run("up", str(cluster), timeout=900)
 
 
 def test_paused_it_stands_and_goes_on(xen_image, xen, cluster):
@@ -138,9 +130,7 @@ def test_saved_to_disk_it_goes_on_where_it_was(xen_image, xen, cluster):
     assert [inside(xen_image, node, "cat", boot) for node in nodes] == boots, "none did boot"
     for node in nodes:
         # Read from its disk: what waits for it would wait for ever.
-        inside(
-            xen_image, node, "sh", "-c", "'echo 3 >/proc/sys/vm/drop_caches; ls -R /usr >/run/all'"
-        )
+        inside(xen_image, node, "echo 3 >/proc/sys/vm/drop_caches; ls -R /usr >/run/all")
         assert abs(time.time() - float(inside(xen_image, node, "date", "+%s"))) < 20
     for name, cap in (("xt.pv-1", "50"), ("xt.pvh-1", "100")):
         assert enter(xen_image, xen, f"xl sched-credit2 -d {name}").split()[-1] == cap
