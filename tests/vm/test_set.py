@@ -155,6 +155,8 @@ def test_a_guest_asks_from_inside_and_has_it_within_its_owners_limits(ready: Phx
     assert found["one-2", "network in"]["measured"] == "1Mbit..7Mbit"
     assert found["one-1", "network in"]["granted"] != "1Mbit..7Mbit", "for itself alone"
     assert [r["granted"] for r in found["one-2", "cpu"]["requests"]] == [False, True]  # type: ignore[index]
+    # Both are alike again, and have no number that the next test asks for.
+    ready.run("set", f"{NAME}/one", "cpu.limit=0.25", "network.limit=4Mbit")
 
 
 def test_killed_in_the_middle_it_is_all_or_nothing(ready: Phx, file: Path) -> None:
