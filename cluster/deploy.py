@@ -151,6 +151,8 @@ def launch(
         inscribe(node, made)
     store.put_seed(reach, m.cluster, m.node, seed.iso(plan.seed(node.name, seed.agent())))
     hypervisor.start(node.domain, domain.xml(m, node.context))
+    if node.autostart:
+        hypervisor.autostart(node.domain, True)
 
 
 def _remove(name: str, of: str, cluster: str, reach: Reach, hypervisor: Hypervisor) -> None:

@@ -22,7 +22,7 @@ from cluster.draft import Draft, draft
 from cluster.hosts import sandbox
 from cluster.ledger import NodeRow
 from cluster.metering import look
-from cluster.plan import Adjust, Gentle, Meet, Remove, Replace, boots
+from cluster.plan import Adjust, Flag, Gentle, Meet, Remove, Replace, Resume, boots
 from cluster.site import Site, forget
 from cluster.spec import ClusterSpec, natural
 from contextualize import context as contexts
@@ -290,10 +290,13 @@ def _adjust(enforcer: Enforcer, drawn: Draft, report: Report) -> None:
 def _hold(enforcer: Enforcer, drawn: Draft, report: Report) -> None:
     """See that what every node was told is in force: a cap is no part of a Xen guest's definition, and hands meddle."""
     kept_ = {a.node.name for a in drawn.actions if isinstance(a, Gentle)}
+    for action in drawn.actions:
+        if isinstance(action, Flag | Meet | Adjust | Resume):
+            node = action.node
+            if enforcer.hypervisor.autostart(node.domain, node.autostart):
+                does = "starts" if node.autostart else "no longer starts"
+                report(f"{node.name} {does} when its host does")
     for node in drawn.plan.nodes:
-        if enforcer.hypervisor.autostart(node.domain, node.autostart) and node.name in kept_:
-            does = "starts" if node.autostart else "no longer starts"
-            report(f"{node.name} {does} when its host does")
         if enforcer.hypervisor.crash(node.domain, node.machine.crash) and node.name in kept_:
             report(f"{node.name} {AFTER[node.machine.crash]} when its kernel crashes")
         changed = enforcer.tell(node.name, node.machine.guarantee, balloons=True)

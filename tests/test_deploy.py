@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,11 @@ def test_take_down_leaves_anothers_domain_of_that_name(bench):
     with pytest.raises(WorkFailed, match=r"domain demo\.worker-1 is not ours"):
         deploy.take_down("demo", ["worker-1"], bench.reach, bench, bench.said.append)
     assert "demo.worker-1" in bench.domains
+
+
+def test_whatever_machine_a_node_gets_it_starts_with_its_host(bench):
+    node = replace(FIRST, autostart=True)
+    bench.apply(Launch(node), Launch(SECOND))
+    assert bench.starting == {node.domain}
+    deploy.relaunch(PLAN, node, bench.reach, bench, lambda *_: None)
+    assert bench.starting == {node.domain}

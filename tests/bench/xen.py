@@ -1,5 +1,5 @@
 """An emulated Xen host: from `phx host up --xen`, its image built, until Xen answers through libvirt; then the demo's
-three PV guests from `phx up` to ready, with their images' first journey and without it.
+three PV guests from `phx up` to ready, and how much of that is their images' first journey.
 
 Seconds depend on who else has the cores; the seconds of CPU that QEMU took do so much less. "Our own share" is the
 time in which phx waited neither for libvirt nor for SSH nor for guests: see doors.
@@ -21,6 +21,16 @@ from cluster.demo import FILE
 from tests.bench import NONE, PHX, phx, show, timed
 
 HOST = f"bench{os.getpid()}"
+ONE = """\
+cluster: bench1
+deadline: 30m
+roles:
+  head:
+    image: slurm-head
+    cpu: {guarantee: 0.4, limit: 1}
+    memory: 384M
+    network: {guarantee: 20Mbit, limit: 100Mbit}
+"""
 Rows = list[tuple[str, float, float]]
 
 
@@ -62,50 +72,52 @@ def _host() -> Rows:
 
 
 def _guests(terminal: Terminal, folder: Path) -> Rows:
-    """The demo's cluster, and then another one of the same images."""
-    terminal.report("three PV guests, their images' first journey included")
-    first = _up("first", folder)
-    terminal.report("three PV guests again, under another name")
-    before, used = _received(), _cpu()
-    second = _up("second", folder)
-    moved, used = _received() - before, _cpu() - used
-    file = str(folder / "second.yaml")
-    again = timed(lambda: phx("up", file), 3)
-    phx("down", "second")
+    """The demo's cluster; and then one guest more, of another cluster, of an image that is there."""
+    terminal.report("three PV guests, their images' journey included")
+    text = FILE.read_text().replace("cluster: slurm", "cluster: bench3", 1)
+    # A machine that others use as well is slow, not broken.
+    text = text.replace("deadline: 10m", "deadline: 30m").replace(
+        "hook_limit: 60s", "hook_limit: 10m"
+    )
+    used = _cpu()
+    three = _up(folder, "bench3", text)
+    used, again = _cpu() - used, timed(lambda: phx("up", str(folder / "bench3.yaml")), 3)
+    phx("down", "bench3")
+    terminal.report("one guest of an image that is there")
+    before = _received()
+    one = _up(folder, "bench1", ONE)
+    moved = _received() - before
+    phx("down", "bench1")
     return [
-        ("three PV guests, phx up to ready, first journey", first["whole"], NONE),
-        ("  images on their way", first["image"], NONE),
-        ("three PV guests, phx up to ready, images there", second["whole"], 150.0),
-        ("  until the last one was started", second["started"], NONE),
-        ("  waiting for libvirt", second["libvirt"], NONE),
-        ("  waiting for commands and files by SSH", second["ssh"], NONE),
-        ("  waiting for guests", second["guests"], NONE),
-        ("  our own share", second["ours"], 5.0),
-        ("  QEMU's seconds of CPU", used, NONE),
-        ("MiB into the host for it, none of them of an image", moved / (1 << 20), NONE),
+        ("three PV guests, phx up to ready, images included", three["whole"], NONE),
+        ("  images on their way", three["image"], NONE),
+        ("  the rest: with images that are there", three["whole"] - three["image"], 150.0),
+        ("    until the last one was started", three["started"] - three["image"], NONE),
+        ("    waiting for libvirt", three["libvirt"], NONE),
+        ("    waiting for commands and files by SSH", three["ssh"], NONE),
+        ("    waiting for guests", three["guests"], NONE),
+        ("    our own share", three["ours"], 5.0),
+        ("QEMU's seconds of CPU for it", used, NONE),
         ("phx up, nothing changed", again, NONE),
+        ("another cluster of such an image, one guest", one["whole"], NONE),
+        ("  of it images on their way", one.get("image", 0.0), NONE),
+        ("  MiB into the host, its disk and seed", moved / (1 << 20), NONE),
     ]
 
 
-def _up(name: str, folder: Path) -> dict[str, float]:
-    """Seconds by door, and until the last guest was started. The first cluster is gone afterwards."""
+def _up(folder: Path, name: str, text: str) -> dict[str, float]:
+    """Launch the cluster; seconds by door, and until its last guest was started."""
     file, told = folder / f"{name}.yaml", folder / f"{name}.json"
-    file.write_text(FILE.read_text().replace("cluster: slurm", f"cluster: {name}", 1))
+    file.write_text(text)
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.doors", str(told), "up", str(file), "--host", HOST],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
         sys.exit(f"phx up {file}: {done.stderr}")
-    if name == "first":
-        phx("down", name)
-    elif " to host " in done.stderr:
-        sys.exit(f"an image went to the host again:\n{done.stderr}")
     found: dict[str, float] = json.loads(told.read_text())
-    found["started"] = max(
-        float(t) for t in re.findall(r"^ *([0-9.]+)s \S+ started", done.stderr, re.M)
-    )
-    return found
+    stamps = re.findall(r"^ *([0-9.]+)s \S+ started", done.stderr, re.M)
+    return {**found, "started": max(map(float, stamps))}
 
 
 def _received() -> int:
