@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 host = typer.Typer(no_args_is_help=True, help="Where guests run.")
 
 
+HOOKED = "libvirt holds a guest whenever it starts"
+UNHOOKED = "none: a guest that starts without phx is held by the next phx up"
+
+
 def here(*, starts: bool = False) -> Any:
     """The home. `starts`: where none is yet, a sandbox host comes with it; who may not start one hears so first."""
     from cluster.site import Site
@@ -159,7 +163,9 @@ def host_add(
     ] = None,
     no_hook: Annotated[
         bool,
-        typer.Option("--no-hook", help="Put no hook beside a Xen host's own: no autostart there."),
+        typer.Option(
+            "--no-hook", help="Put no hook of libvirt's on a Xen host: no autostart there."
+        ),
     ] = False,
 ) -> None:
     """Register a libvirt that is there already: on this machine, or on another one by SSH."""
@@ -297,6 +303,7 @@ def host_show(
         ("disk", f"{show_about(space.free)} free, promised {site.ledger.overcommit(found):g} times"),
         ("promises", str(whole).removesuffix(" left")),
         ("left", str(room).removesuffix(" left")),
+        *([("hook", HOOKED if found.hook else UNHOOKED)] if found.driver == "xen" else []),
         ("domains", str(len(seen))),
         ("traffic", _cost(known)),
         ("uplink", str(site.ledger.uplink(name) or "none (phx host uplink lends one)")),
