@@ -81,7 +81,7 @@ class Site:
             return Libvirt(host.uri)
         # Another connection to a host over SSH is another libvirt client started there: 3 s of an emulated one.
         held = self._connections.get(host.name)
-        if held is None or not held.alive():
+        if held is None or not held.connected():
             held = self._connections[host.name] = Libvirt(host.uri, held=True)
         return held
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import domain, wait
-from cluster.hosts.hypervisor import FakeHypervisor, Seen
+from cluster.hosts.hypervisor import FakeHypervisor
 from cluster.ledger import ClusterRow, Ledger, NodeRow
 from contextualize import broker as brokers
 from contextualize.coordinator import Coordinator
@@ -183,9 +183,9 @@ class Machines(FakeHypervisor):
 
     onlooker: Callable[[], None] = staticmethod(lambda: None)
 
-    def observe(self) -> tuple[Seen, ...]:
+    def alive(self) -> frozenset[str]:
         self.onlooker()
-        return super().observe()
+        return super().alive()
 
 
 class Lab:

@@ -235,7 +235,7 @@ def test_a_host_that_is_lost_ends_it_and_what_was_seen_last_is_told(bench, monke
     def lost(_):
         raise WorkFailed("the host does not list its domains: cut", "run it again")
 
-    monkeypatch.setattr(type(bench.hypervisor), "observe", lost)
+    monkeypatch.setattr(type(bench.hypervisor), "alive", lost)
     with pytest.raises(WorkFailed) as caught:
         bench.wait(timeout=30)
     said = explain(caught.value)

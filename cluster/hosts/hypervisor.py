@@ -56,6 +56,10 @@ class Hypervisor(Protocol):
         """Our domains, by name."""
         ...
 
+    def alive(self) -> frozenset[str]:
+        """Names of all domains that run or are paused, others' too: one question, however many there are."""
+        ...
+
     def usage(self) -> tuple[Usage, ...]:
         """What our running domains have used since they were started, by name."""
         ...
@@ -163,7 +167,7 @@ class Libvirt:
             with contextlib.suppress(self._libvirt.libvirtError):
                 self._connection.close()
 
-    def alive(self) -> bool:
+    def connected(self) -> bool:
         """Whether the connection is one still: it ends with libvirtd, and with the way there."""
         try:
             return bool(self._connection.isAlive())
@@ -175,7 +179,7 @@ class Libvirt:
         try:
             yield
         except self._libvirt.libvirtError as cause:
-            if not self.alive():
+            if not self.connected():
                 what = f"{doing}: the connection to the host's libvirt was cut"
                 raise WorkFailed(what, CUT) from WorkFailed(str(cause))
             raise WorkFailed(doing) from WorkFailed(str(cause))
@@ -193,6 +197,8 @@ class Libvirt:
         }  # fmt: skip
         found = []
         with self._door("the host does not list its domains"):
+            flag = lib.VIR_CONNECT_LIST_DOMAINS_AUTOSTART
+            starting = {d.name() for d in self._connection.listAllDomains(flag)}
             for domain in self._connection.listAllDomains():
                 try:
                     text, (state, reason) = domain.XMLDesc(), domain.state()
@@ -203,8 +209,14 @@ class Libvirt:
                         continue  # it went while we looked
                     raise
                 if (seen := _seen(domain.name(), text, states.get(state, "off"))) is not None:
-                    found.append(replace(seen, autostart=bool(self._told(domain.autostart))))
+                    found.append(replace(seen, autostart=seen.name in starting))
         return tuple(sorted(found, key=lambda s: s.name))
+
+    def alive(self) -> frozenset[str]:
+        with self._door("the host does not list its domains"):
+            lib = self._libvirt
+            flags = lib.VIR_CONNECT_LIST_DOMAINS_RUNNING | lib.VIR_CONNECT_LIST_DOMAINS_PAUSED
+            return frozenset(d.name() for d in self._connection.listAllDomains(flags))
 
     def usage(self) -> tuple[Usage, ...]:
         found = []
@@ -470,6 +482,9 @@ class FakeHypervisor:
             replace(seen, autostart=seen.name in self.starting, vouched=seen.name in self.ready)
             for seen in told if seen is not None
         )  # fmt: skip
+
+    def alive(self) -> frozenset[str]:
+        return frozenset(n for n, (_, s) in self.domains.items() if s in ("running", "paused"))
 
     def tune(self, name: str, setting: Setting) -> None:
         xml, state = self._there(name)

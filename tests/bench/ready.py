@@ -86,8 +86,8 @@ def plan(nodes: int, way: str) -> tuple[ClusterSpec, ClusterPlan]:
 class Machines(FakeHypervisor):
     """Every machine runs."""
 
-    def observe(self) -> Any:
-        return self.seen
+    def alive(self) -> frozenset[str]:
+        return frozenset(s.name for s in self.seen)
 
 
 class Bench:

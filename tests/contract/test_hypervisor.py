@@ -336,6 +336,17 @@ def test_what_becomes_of_a_domain_that_crashes_is_told_and_seen(bench):
             assert bench.port.observe()[0].crash == wanted
 
 
+def test_who_runs_or_stands_is_alive(bench):
+    (one, xml), (two, other), _ = bench.nodes()
+    bench.port.start(one, xml)
+    bench.port.start(two, other)
+    before = bench.port.alive() - {one, two}
+    bench.stop(one, "paused")
+    assert bench.port.alive() == before | {one, two}
+    bench.stop(two, "off")
+    assert bench.port.alive() == before | {one}
+
+
 def test_who_is_started_again_is_not_vouched_for(bench):
     name, xml = bench.nodes()[0]
     bench.port.start(name, xml)
