@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.hosts.sandbox import pids
 from cluster.site import Site
-from tests.vm.conftest import Phx, cluster_text
+from tests.vm.conftest import Phx, cluster_text, eventually
 from tests.vm.test_cluster import _rate
 
 pytestmark = pytest.mark.vm
@@ -180,3 +183,40 @@ def test_killed_in_the_middle_it_is_all_or_nothing(ready: Phx, file: Path) -> No
         assert network.endswith(f"..{limit}") is (cpu == f"0.1..0.{3 + n} cores")
         seen.add(network)
     assert seen
+
+
+def test_libvirtd_killed_what_was_agreed_is_held_by_the_kernel_and_can_be_changed(
+    ready: Phx, sandbox: str
+) -> None:
+    ready.run("set", f"{NAME}/one", "cpu.limit=0.35", "network.limit=6Mbit", "disk.throughput=5M/s")
+    held = in_force(ready)
+    daemon = libvirtd(sandbox)
+    os.kill(daemon, signal.SIGKILL)
+    eventually("the warden starts another", lambda: libvirtd(sandbox) not in (0, daemon), 30)
+    quotas = {p.read_text().strip() for p in quota_files(sandbox)}
+    assert quotas == {"35000"}, "no quota was lost with the daemon that had set it"
+    assert in_force(ready) == held and all(line["ok"] is not False for line in held.values())
+    assert "all is as promised" in ready.run("verify", NAME).stdout
+    ready.run("set", f"{NAME}/one", "cpu.limit=0.6", "disk.throughput=none")
+    assert {p.read_text().strip() for p in quota_files(sandbox)} == {"60000"}
+    assert in_force(ready)["one-1", "network in"]["measured"] == "1Mbit..6Mbit"
+
+
+def libvirtd(sandbox: str) -> int:
+    """The process of the sandbox's libvirtd; 0 while there is none."""
+    for pid in pids(sandbox):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "libvirtd":
+                return pid
+    return 0
+
+
+def quota_files(sandbox: str) -> list[Path]:
+    """The kernel's own word for the limit of each guest, its emulator included."""
+    found = [
+        path
+        for path in Path("/sys/fs/cgroup").rglob(f"*{NAME}*/cpu.cfs_quota_us")
+        if f"phx-{sandbox}" in str(path)
+    ]
+    assert len(found) == 2, found
+    return found
