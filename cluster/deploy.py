@@ -15,25 +15,14 @@ from typing import assert_never
 from builder.errors import PhiloxeniaError
 from builder.plan import Report
 from cluster import domain, network
+from cluster.actions import Action, Adjust, Flag, Keep, Launch, Meet, Remove, Replace, Resume
 from cluster.contract.enforce import shapes
 from cluster.hosts import guarding, store, uplink
-from cluster.hosts.hypervisor import Hypervisor
 from cluster.hosts.policy import Uplink
+from cluster.hosts.port import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.hosts.uplink import Share
-from cluster.plan import (
-    Action,
-    Adjust,
-    ClusterPlan,
-    Flag,
-    Keep,
-    Launch,
-    Meet,
-    NodePlan,
-    Remove,
-    Replace,
-    Resume,
-)
+from cluster.plan import ClusterPlan, NodePlan
 from contextualize import seed
 
 Inscribe = Callable[[NodePlan, Path], None]

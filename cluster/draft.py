@@ -16,6 +16,7 @@ from builder.images.manifest import Manifest
 from builder.language.requires import Requires
 from cluster import network, occupancy, offline
 from cluster import spec as specs
+from cluster.actions import Action, Keep, compare
 from cluster.calibrate.curve import Calibration, refusal
 from cluster.contract.terms import Term, in_force, promised
 from cluster.guarantee import Guarantee, refusals
@@ -25,7 +26,7 @@ from cluster.hosts.host import Host
 from cluster.hosts.policy import Uplink
 from cluster.ledger import ClusterRow
 from cluster.place import Room, lend, place
-from cluster.plan import Action, ClusterPlan, Keep, compare, draw, guarantee, virtualization
+from cluster.plan import ClusterPlan, draw, guarantee, virtualization
 from cluster.requires import lacks
 from cluster.site import DEFAULT_HOST, DEFAULT_NETWORK, Site
 from cluster.spec import ClusterSpec

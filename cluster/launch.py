@@ -15,6 +15,7 @@ from builder.errors import InputError, Problem
 from builder.plan import Report
 from cluster import deploy, occupancy, ready
 from cluster import spec as specs
+from cluster.actions import Adjust, Flag, Gentle, Meet, Remove, Replace, Resume, boots
 from cluster.contract.asked import told
 from cluster.contract.enforce import Change, Enforcer
 from cluster.contract.terms import Term
@@ -22,7 +23,6 @@ from cluster.draft import Draft, draft
 from cluster.hosts import sandbox
 from cluster.ledger import NodeRow
 from cluster.metering import look
-from cluster.plan import Adjust, Flag, Gentle, Meet, Remove, Replace, Resume, boots
 from cluster.site import Site, forget
 from cluster.spec import ClusterSpec, natural
 from contextualize import context as contexts

@@ -12,7 +12,7 @@ from cluster.place import Room, left
 if TYPE_CHECKING:
     from cluster.domain import Mark
     from cluster.hosts.host import Host
-    from cluster.hosts.hypervisor import Hypervisor, Seen
+    from cluster.hosts.port import Hypervisor, Seen
     from cluster.hosts.reach import Reach
     from cluster.site import Site
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from builder.errors import WorkFailed
 from builder.plan import Report
 from cluster import concern, deploy, leaving, network, offline, wait
+from cluster.actions import Gentle, Remove, Replace, Resume
 from cluster.draft import Draft
 from cluster.hosts import store
-from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.port import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.ledger import NodeRow
-from cluster.plan import Gentle, Remove, Replace, Resume
 from cluster.site import Site
 from contextualize.coordinator import Coordinator
 from contextualize.identity import Secret, derive

@@ -51,7 +51,7 @@ def stand(site: Site, cluster: str, report: Report, *, on_disk: bool) -> int:
 def go_on(site: Site, cluster: str, report: Report) -> Draft:
     """Let a cluster that stood go on, wherever it was; its nodes' clocks are set, and all are ready again."""
     from cluster import launch
-    from cluster.plan import Gentle, Resume
+    from cluster.actions import Gentle, Resume
 
     def permitted(drawn: Draft) -> None:
         others = [a for a in drawn.changes if not isinstance(a, Resume | Gentle)]

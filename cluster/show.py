@@ -8,23 +8,11 @@ from typing import TYPE_CHECKING, Any, assert_never
 from builder.errors import PhiloxeniaError
 from builder.units import show_size
 from cluster import network
+from cluster.actions import Action, Adjust, Flag, Keep, Launch, Meet, Remove, Replace, Resume
 from cluster.contract import asked
 from cluster.guarantee import KEYS, Guarantee, Record, contract, show_rates
 from cluster.guard import record
-from cluster.plan import (
-    Action,
-    Adjust,
-    ClusterPlan,
-    Flag,
-    Keep,
-    Launch,
-    Meet,
-    NodePlan,
-    Remove,
-    Replace,
-    Resume,
-    guarantee,
-)
+from cluster.plan import ClusterPlan, NodePlan, guarantee
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,8 +15,9 @@ from builder.images.catalog import Catalog
 from builder.plan import Report
 from cluster.hosts import sandbox, xenhost
 from cluster.hosts.host import Host
-from cluster.hosts.hypervisor import Hypervisor, Libvirt
+from cluster.hosts.hypervisor import Libvirt
 from cluster.hosts.local import Here
+from cluster.hosts.port import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.ledger import ClusterRow, Ledger, NodeRow
 

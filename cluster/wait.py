@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import TimedOut, WorkFailed
-from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.port import Hypervisor
 from cluster.ledger import NodeRow
 from contextualize.broker import Broker
 from contextualize.coordinator import Coordinator, context_of

@@ -17,8 +17,9 @@ from builder.document import check, parse
 from builder.images.manifest import Manifest, PackageFact
 from builder.steps import Locked
 from cluster.guarantee import Guarantee
+from cluster.hosts.fake import FakeHypervisor
 from cluster.hosts.host import Host
-from cluster.hosts.hypervisor import FakeHypervisor, Seen
+from cluster.hosts.port import Seen
 from cluster.plan import ClusterPlan, draw
 from cluster.spec import ClusterSpec
 from contextualize.identity import Secret

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import domain, wait
-from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.hosts.fake import FakeHypervisor
 from cluster.ledger import ClusterRow, Ledger, NodeRow
 from contextualize import broker as brokers
 from contextualize.coordinator import Coordinator

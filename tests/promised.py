@@ -8,12 +8,12 @@ from functools import cache
 from types import SimpleNamespace
 
 from cluster import deploy, domain, launch, leaving, network, wait
+from cluster.actions import Launch
 from cluster.contract import asked, renegotiate
 from cluster.contract.enforce import shapes
 from cluster.guarantee import settings
-from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.hosts.fake import FakeHypervisor
 from cluster.hosts.local import Here
-from cluster.plan import Launch
 from cluster.site import Site
 from tests.invented import CLUSTER, IMAGE, LAB, drawn
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from cluster import domain
-from cluster.hosts.hypervisor import Seen
+from cluster.actions import Adjust, Flag, Keep, Launch, Remove, Replace, Resume, boots, compare
+from cluster.hosts.port import Seen
 from cluster.network import tap
-from cluster.plan import Adjust, Flag, Keep, Launch, Remove, Replace, Resume, boots, compare
 from contextualize.identity import Secret, operator_key
 from tests.invented import CLUSTER, IMAGE, LAB, SECRET, drawn, launched
 

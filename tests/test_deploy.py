@@ -14,10 +14,10 @@ import pytest
 
 from builder.errors import WorkFailed
 from cluster import deploy, domain
-from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.actions import Keep, Launch, Remove, Replace, Resume
+from cluster.hosts.fake import FakeHypervisor
 from cluster.hosts.local import Here
 from cluster.hosts.shaping import Shape
-from cluster.plan import Keep, Launch, Remove, Replace, Resume
 from tests.invented import CLUSTER, FOLDER, LAB, drawn
 
 PLAN = drawn()

@@ -12,9 +12,9 @@ import pytest
 
 from builder.errors import InputError, WorkFailed
 from cluster import deploy, domain, launch, leaving, wait
+from cluster.actions import Flag, Launch, Meet, Replace, Resume
 from cluster.hosts import guarding
-from cluster.hosts.hypervisor import FakeHypervisor
-from cluster.plan import Flag, Launch, Meet, Replace, Resume
+from cluster.hosts.fake import FakeHypervisor
 from cluster.site import Site
 from contextualize.message import Report
 from tests.invented import CLUSTER, IMAGE, LAB

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from builder.errors import EnvironmentLacks, WorkFailed
 from cluster import cli, domain, launch
-from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.hosts.fake import FakeHypervisor
 from cluster.metering import cli as metering
 from cluster.metering import look
 from cluster.site import Site

@@ -18,7 +18,7 @@ from builder.errors import EnvironmentLacks, InputError, NoRoom, explain
 from cluster.contract import cli, renegotiate, tick
 from cluster.contract.scheduled import Scheduled, due, in_order, moment, superseded, written
 from cluster.guarantee import Balloon
-from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.hosts.fake import FakeHypervisor
 from cluster.site import Site, forget
 from tests.invented import CLUSTER
 from tests.promised import NODES, Killed, ask, in_force, marks, running, up

@@ -12,9 +12,9 @@ import cluster
 from builder.errors import InputError, NoRoom, explain
 from builder.terminal import Terminal
 from cluster import launch, show, spec
+from cluster.actions import Keep, Remove, Replace, Resume
 from cluster.draft import draft as draft_of
 from cluster.ledger import ClusterRow, NodeRow
-from cluster.plan import Keep, Remove, Replace, Resume
 from cluster.site import Site
 from tests.invented import CLUSTER, IMAGE, LAB, SECRET, drawn
 

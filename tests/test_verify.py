@@ -11,11 +11,11 @@ import pytest
 
 from builder.errors import WorkFailed
 from cluster import deploy, domain, network
+from cluster.actions import compare
 from cluster.contract.enforce import shapes
 from cluster.guard import Standing
-from cluster.hosts.hypervisor import Seen
+from cluster.hosts.port import Seen
 from cluster.hosts.shaping import Shape
-from cluster.plan import compare
 from cluster.verify import look, mend
 from cluster.verify.drift import MENDS, REMEDY, Code, Drift, Facts, Left, of_cluster, of_host
 from tests.invented import CLUSTER, LAB, drawn, launched

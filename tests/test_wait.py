@@ -16,7 +16,7 @@ import pytest
 
 from builder.errors import TimedOut, WorkFailed, explain
 from cluster import domain, offline, wait
-from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.hosts.fake import FakeHypervisor
 from cluster.ledger import NodeRow
 from contextualize import broker as brokers
 from contextualize.coordinator import Coordinator

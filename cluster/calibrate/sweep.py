@@ -21,7 +21,7 @@ from cluster import domain, launch
 from cluster.calibrate.curve import DIRECTIONS, Calibration, Direction, Point
 from cluster.guarantee import Guarantee, settings
 from cluster.hosts.host import Host
-from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.port import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.metering.usage import Usage
 from cluster.site import Site

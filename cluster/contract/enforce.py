@@ -18,7 +18,7 @@ from cluster.contract.papers import Papers
 from cluster.contract.terms import Intent, Term
 from cluster.guarantee import Balloon, CpuTune, Credit, Guarantee, Setting, Throttle, settings
 from cluster.hosts.host import Host
-from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.port import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.hosts.shaping import Shape
 

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from builder.errors import InputError, NoRoom, Problem, close
 from builder.plan import Report
 from cluster import draft, launch, occupancy
+from cluster.actions import needs_restart
 from cluster.calibrate.curve import Calibration, refusal
 from cluster.contract import asked, terms
 from cluster.contract.enforce import Change, Enforcer
 from cluster.contract.terms import Term
 from cluster.guarantee import KEYS, refusals
 from cluster.hosts.host import Host
-from cluster.hosts.hypervisor import Seen
+from cluster.hosts.port import Seen
 from cluster.ledger import ClusterRow
 from cluster.place import admit, lend
-from cluster.plan import guarantee, needs_restart
+from cluster.plan import guarantee
 from cluster.site import Site, node_of
 
 

@@ -1,14 +1,11 @@
-"""The only door to libvirt: a small port, its real implementation, and a fake in memory for fast tests.
-
-A host's domains and networks are ours when their metadata says so; no other is seen or touched here.
-"""
+"""The only door to libvirt."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from dataclasses import replace
+from typing import Any
 from xml.etree import ElementTree
 
 from builder.errors import EnvironmentLacks, WorkFailed
@@ -21,122 +18,11 @@ from cluster.guarantee import Guarantee, Setting
 from cluster.hosts import live
 from cluster.hosts.facts import HostFacts, facts_of
 from cluster.hosts.live import Tuned
+from cluster.hosts.port import Seen, State, claim_domain, claim_network, cluster_of, seen
 from cluster.metering.usage import Usage, added
 from cluster.network import NAMESPACE
 
 CUT = "phx host ls shows whether the host answers; run the same command again: it goes on"
-State = Literal["running", "paused", "off", "crashed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One of our domains as it is now. `vcpus` and `memory` (bytes) are what it booted with, and can have at most.
-
-    autostart  whether it starts when its host does
-    crash      what becomes of it when its kernel crashes
-    vouched    whether it became ready, by our own witness, since it was started
-    """
-
-    name: str
-    mark: Mark
-    state: State
-    vcpus: int = 0
-    memory: int = 0
-    autostart: bool = False
-    vouched: bool = True
-    crash: Crash = "destroy"
-
-
-class Hypervisor(Protocol):
-    """What we ask of a host's libvirt. Every verb may be said twice."""
-
-    def facts(self) -> HostFacts: ...
-
-    def observe(self) -> tuple[Seen, ...]:
-        """Our domains, by name."""
-        ...
-
-    def alive(self) -> frozenset[str]:
-        """Names of all domains that run or are paused, others' too: one question, however many there are."""
-        ...
-
-    def usage(self) -> tuple[Usage, ...]:
-        """What our running domains have used since they were started, by name."""
-        ...
-
-    def tune(self, name: str, setting: Setting) -> None:
-        """Tell a domain one thing, now if it runs and for its next start. WorkFailed if the driver refuses it."""
-        ...
-
-    def tuned(self, name: str) -> Tuned:
-        """What is in force of a domain; WorkFailed if there is none."""
-        ...
-
-    def spare(self, name: str) -> int | None:
-        """Bytes that a running guest could do without now; None when it does not say."""
-        ...
-
-    def remark(self, name: str, guarantee: Guarantee) -> None:
-        """Write another guarantee into the domain's mark. WorkFailed if it is not ours."""
-        ...
-
-    def autostart(self, name: str, wanted: bool) -> bool:
-        """Let a domain start when its host does, with its network, or no longer; whether anything had to change."""
-        ...
-
-    def crash(self, name: str, wanted: Crash) -> bool:
-        """Let another thing become of a domain whose kernel crashes, now and later; whether anything had to change.
-        WorkFailed where the driver does not know of it (Xen's, of one that runs).
-        """
-        ...
-
-    def vouch(self, name: str) -> None:
-        """Note in a running domain that it became ready: whoever starts it again, the note is gone. Silent when the
-        domain is gone.
-        """
-        ...
-
-    def restart(self, name: str, xml: str) -> None:
-        """Shut a domain down and start it as `xml`; its disks stay. WorkFailed if it is not ours."""
-        ...
-
-    def definition(self, name: str) -> str:
-        """The XML of one of our domains as it is now; "" when there is none."""
-        ...
-
-    def networks(self) -> dict[str, str]:
-        """Our networks that are up: libvirt's name -> cluster."""
-        ...
-
-    def start_network(self, name: str, xml: str) -> None:
-        """Define and start unless it is up. WorkFailed if one of that name is not ours."""
-        ...
-
-    def remove_network(self, name: str) -> None:
-        """Stop and undefine; silent when there is none. WorkFailed if it is not ours."""
-        ...
-
-    def start(self, name: str, xml: str) -> None:
-        """Define and start a domain that is not there."""
-        ...
-
-    def resume(self, name: str) -> None:
-        """Start a domain that is defined and off, from where it was saved if it was; let a paused one go on."""
-        ...
-
-    def pause(self, name: str) -> None:
-        """Stop a running domain where it is; it keeps its memory."""
-        ...
-
-    def save(self, name: str) -> None:
-        """Write a running or paused domain's memory to the host's disk and end it; `resume` brings it back."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Stop at once and undefine; silent when there is none. WorkFailed if it is not ours."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class Libvirt:
@@ -208,8 +94,8 @@ class Libvirt:
                     if cause.get_error_code() == lib.VIR_ERR_NO_DOMAIN:
                         continue  # it went while we looked
                     raise
-                if (seen := _seen(domain.name(), text, states.get(state, "off"))) is not None:
-                    found.append(replace(seen, autostart=seen.name in starting))
+                if (ours := seen(domain.name(), text, states.get(state, "off"))) is not None:
+                    found.append(replace(ours, autostart=ours.name in starting))
         return tuple(sorted(found, key=lambda s: s.name))
 
     def alive(self) -> frozenset[str]:
@@ -289,7 +175,7 @@ class Libvirt:
     def remark(self, name: str, guarantee: Guarantee) -> None:
         with self._door(f"domain {name} cannot be marked"):
             domain = self._connection.lookupByName(name)
-            known = _claim_domain(name, domain.XMLDesc())
+            known = claim_domain(name, domain.XMLDesc())
             lib, lasting = self._libvirt, live.flags(self._libvirt, domain)
             element = definition.element(replace(known, guarantee=guarantee))
             domain.setMetadata(lib.VIR_DOMAIN_METADATA_ELEMENT, element, "phx", NAMESPACE, lasting)
@@ -297,7 +183,7 @@ class Libvirt:
     def autostart(self, name: str, wanted: bool) -> bool:
         with self._door(f"domain {name} cannot be told whether it starts with its host"):
             domain = self._connection.lookupByName(name)
-            known = _claim_domain(name, domain.XMLDesc())
+            known = claim_domain(name, domain.XMLDesc())
             network = self._found(
                 self._connection.networkLookupByName, networks.name(known.cluster)
             )
@@ -312,7 +198,7 @@ class Libvirt:
         with self._door(f"domain {name} cannot be told what becomes of it when it crashes"):
             domain = self._connection.lookupByName(name)
             text = domain.XMLDesc()
-            _claim_domain(name, text)
+            claim_domain(name, text)
             if definition.crash(text) == wanted:
                 return False
             live.crash(self._libvirt, domain, wanted)
@@ -329,7 +215,7 @@ class Libvirt:
     def restart(self, name: str, xml: str) -> None:
         with self._door(f"domain {name} cannot be started again"):
             domain = self._connection.lookupByName(name)
-            _claim_domain(name, domain.XMLDesc())
+            claim_domain(name, domain.XMLDesc())
             live.restart(self._libvirt, domain, xml, self._connection.defineXML)
 
     def definition(self, name: str) -> str:
@@ -337,14 +223,14 @@ class Libvirt:
             domain = self._found(self._connection.lookupByName, name)
             text: str = "" if domain is None else domain.XMLDesc()
         if text:
-            _claim_domain(name, text)
+            claim_domain(name, text)
         return text
 
     def networks(self) -> dict[str, str]:
         found = {}
         with self._door("the host does not list its networks"):
             for network in self._connection.listAllNetworks():
-                cluster = _cluster(network.XMLDesc())
+                cluster = cluster_of(network.XMLDesc())
                 if cluster is not None and network.isActive():
                     found[network.name()] = cluster
         return found
@@ -354,7 +240,7 @@ class Libvirt:
             network = self._found(self._connection.networkLookupByName, name)
             if network is None:
                 network = self._connection.networkDefineXML(xml)
-            _claim_network(name, network.XMLDesc())
+            claim_network(name, network.XMLDesc())
             if not network.isActive():
                 network.create()
 
@@ -362,7 +248,7 @@ class Libvirt:
         with self._door(f"network {name} cannot be removed"):
             network = self._found(self._connection.networkLookupByName, name)
             if network is not None:
-                _claim_network(name, network.XMLDesc())
+                claim_network(name, network.XMLDesc())
                 if network.isActive():
                     network.destroy()
                 if network.isPersistent():
@@ -402,7 +288,7 @@ class Libvirt:
             domain = self._found(self._connection.lookupByName, name)
             if domain is None:
                 return
-            _claim_domain(name, domain.XMLDesc())
+            claim_domain(name, domain.XMLDesc())
             if domain.isActive():
                 try:
                     domain.destroy()
@@ -421,180 +307,3 @@ class Libvirt:
             if cause.get_error_code() in (lib.VIR_ERR_NO_DOMAIN, lib.VIR_ERR_NO_NETWORK):
                 return None
             raise
-
-
-def _cluster(xml: str) -> str | None:
-    """The cluster of a network of ours; None when it is another's."""
-    ours = ElementTree.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}network")
-    return None if ours is None else ours.attrib["cluster"]
-
-
-def _claim_network(name: str, xml: str) -> None:
-    """WorkFailed unless the network is ours, under the name that we gave it."""
-    cluster = _cluster(xml)
-    if cluster is None or networks.name(cluster) != name:
-        raise _foreign(f"network {name}")
-
-
-def _seen(name: str, xml: str, state: State) -> Seen | None:
-    """What is told of a domain of ours; None when it is another's."""
-    known = mark(xml)
-    if known is None:
-        return None
-    size, crash = definition.size(xml), definition.crash(xml)
-    return Seen(name, known, state, *size, vouched=domains.vouched(xml), crash=crash)
-
-
-def _claim_domain(name: str, xml: str) -> Mark:
-    """WorkFailed unless the domain is ours, under the name that we gave it."""
-    known = mark(xml)
-    if known is None or domains.name(known.cluster, known.node) != name:
-        raise _foreign(f"domain {name}")
-    return known
-
-
-def _foreign(what: str) -> WorkFailed:
-    return WorkFailed(
-        f"{what} is not ours: it was not made by phx", "rename or remove it with virsh"
-    )
-
-
-@dataclass(slots=True)
-class FakeHypervisor:
-    """The port in memory, for tests of what uses it. Proves nothing about guests."""
-
-    domains: dict[str, tuple[str, State]] = field(default_factory=dict)
-    counters: dict[str, dict[str, int | None]] = field(default_factory=dict)
-    """Domain -> what a test says of it, besides nothing: fields of a Usage."""
-    runs: dict[str, int] = field(default_factory=dict)
-    nets: dict[str, str] = field(default_factory=dict)
-    starting: set[str] = field(default_factory=set)
-    """Domains that start with their host."""
-    ready: set[str] = field(default_factory=set)
-    """Domains that are vouched for."""
-
-    def facts(self) -> HostFacts:
-        return HostFacts("fake", "0.0.0", 4, 8 << 30, ("qemu",))
-
-    def observe(self) -> tuple[Seen, ...]:
-        told = (_seen(name, xml, state) for name, (xml, state) in sorted(self.domains.items()))
-        return tuple(
-            replace(seen, autostart=seen.name in self.starting, vouched=seen.name in self.ready)
-            for seen in told if seen is not None
-        )  # fmt: skip
-
-    def alive(self) -> frozenset[str]:
-        return frozenset(n for n, (_, s) in self.domains.items() if s in ("running", "paused"))
-
-    def tune(self, name: str, setting: Setting) -> None:
-        xml, state = self._there(name)
-        self.domains[name] = (definition.tuned(xml, setting), state)
-
-    def tuned(self, name: str) -> Tuned:
-        xml, state = self._there(name)
-        known = mark(xml)
-        disk = known.guarantee.disk if known else None
-        return Tuned(*definition.tuning(xml), *definition.size(xml), disk, state == "running")
-
-    def spare(self, name: str) -> int | None:
-        self._there(name)
-        return None
-
-    def remark(self, name: str, guarantee: Guarantee) -> None:
-        xml, state = self._there(name)
-        known = _claim_domain(name, xml)
-        self.domains[name] = (definition.remarked(xml, replace(known, guarantee=guarantee)), state)
-
-    def autostart(self, name: str, wanted: bool) -> bool:
-        self._there(name)
-        before, known = name in self.starting, self.starting
-        (known.add if wanted else known.discard)(name)
-        return before != wanted
-
-    def crash(self, name: str, wanted: Crash) -> bool:
-        xml, state = self._there(name)
-        _claim_domain(name, xml)
-        if definition.crash(xml) == wanted:
-            return False
-        root = ElementTree.fromstring(xml)
-        found = root.find("on_crash")
-        assert found is not None
-        found.text = wanted
-        self.domains[name] = (ElementTree.tostring(root, encoding="unicode"), state)
-        return True
-
-    def vouch(self, name: str) -> None:
-        if self.domains.get(name, ("", "off"))[1] != "off":
-            self.ready.add(name)
-
-    def restart(self, name: str, xml: str) -> None:
-        _claim_domain(name, self._there(name)[0])
-        self.domains[name] = (xml, "running")
-        self.ready.discard(name)
-
-    def _there(self, name: str) -> tuple[str, State]:
-        if name not in self.domains:
-            raise WorkFailed(f"there is no domain {name}")
-        return self.domains[name]
-
-    def usage(self) -> tuple[Usage, ...]:
-        found = []
-        for s in (s for s in self.observe() if s.state in ("running", "paused")):
-            size = s.mark.guarantee.memory_min
-            plain = {"run": self.runs.get(s.name, 0), "cpu": 0, "memory": size, "memory_limit": size,
-                     "received": 0, "sent": 0, "read": 0, "written": 0}  # fmt: skip
-            told: Any = plain | self.counters.get(s.name, {})
-            found.append(Usage(s.name, s.mark, **told))
-        return tuple(found)
-
-    def definition(self, name: str) -> str:
-        text = self.domains[name][0] if name in self.domains else ""
-        if text:
-            _claim_domain(name, text)
-        return text
-
-    def networks(self) -> dict[str, str]:
-        found = ((name, _cluster(xml)) for name, xml in self.nets.items())
-        return {name: cluster for name, cluster in found if cluster is not None}
-
-    def start_network(self, name: str, xml: str) -> None:
-        _claim_network(name, self.nets.setdefault(name, xml))
-
-    def remove_network(self, name: str) -> None:
-        if name in self.nets:
-            _claim_network(name, self.nets[name])
-            del self.nets[name]
-
-    def start(self, name: str, xml: str) -> None:
-        if name in self.domains and self.domains[name][1] == "running":
-            raise WorkFailed(f"domain {name} cannot be started")
-        self.domains[name] = (xml, "running")
-        self.ready.discard(name)
-        self.runs[name] = self.runs.get(name, 0) + 1
-
-    def resume(self, name: str) -> None:
-        if name not in self.domains:
-            raise WorkFailed(f"domain {name} cannot be started")
-        if self.domains[name][1] == "off":
-            self.ready.discard(name)
-        self.domains[name] = (self.domains[name][0], "running")
-
-    def pause(self, name: str) -> None:
-        self._stop(name, "paused")
-
-    def save(self, name: str) -> None:
-        self._stop(name, "off")
-
-    def _stop(self, name: str, state: State) -> None:
-        if self.domains.get(name, ("", "off"))[1] == "off":
-            raise WorkFailed(f"domain {name} does not run")
-        self.domains[name] = (self.domains[name][0], state)
-
-    def remove(self, name: str) -> None:
-        if name in self.domains:
-            _claim_domain(name, self.domains[name][0])
-            del self.domains[name]
-            self.starting.discard(name)
-
-    def close(self) -> None:
-        pass

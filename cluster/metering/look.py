@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder.errors import PhiloxeniaError
-from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.port import Hypervisor
 from cluster.metering.usage import Sample, Use, uses
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from cluster.hosts.cli import here
 if TYPE_CHECKING:
     from builder.plan import Report
     from cluster.hosts.host import Host
-    from cluster.hosts.hypervisor import Hypervisor
+    from cluster.hosts.port import Hypervisor
     from cluster.hosts.reach import Reach
     from cluster.site import Site
     from cluster.verify.drift import Drift

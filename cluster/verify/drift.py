@@ -9,23 +9,22 @@ from typing import assert_never
 
 from builder.units import show_rate, show_size
 from cluster import domain, guard, network
-from cluster.guarantee import Balloon, CpuTune, Credit, Setting, Throttle
-from cluster.guard import Standing
-from cluster.hosts.shaping import Shape
-from cluster.plan import (
+from cluster.actions import (
     Action,
     Adjust,
-    ClusterPlan,
     Flag,
     Gentle,
     Keep,
     Launch,
     Meet,
-    NodePlan,
     Remove,
     Replace,
     Resume,
 )
+from cluster.guarantee import Balloon, CpuTune, Credit, Setting, Throttle
+from cluster.guard import Standing
+from cluster.hosts.shaping import Shape
+from cluster.plan import ClusterPlan, NodePlan
 
 Shapes = tuple[Shape | None, Shape | None]
 """(to the guest, from the guest)"""

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 from builder.errors import PhiloxeniaError, WorkFailed
 from cluster import deploy, launch, network
+from cluster.actions import Adjust, Gentle, Replace
 from cluster.contract.enforce import shapes
 from cluster.draft import Draft, draft
 from cluster.guarantee import settings
 from cluster.hosts import guarding, store, uplink
 from cluster.hosts.host import LOGS, RUN, STATE, Host
-from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.port import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.hosts.tc import shown
-from cluster.plan import Adjust, ClusterPlan, Gentle, NodePlan, Replace
+from cluster.plan import ClusterPlan, NodePlan
 from cluster.site import Site
 from cluster.verify.drift import Code, Drift, Facts, Left, code_of, of_cluster, of_host
 

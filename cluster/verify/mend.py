@@ -10,7 +10,7 @@ from builder.plan import Report
 from cluster import deploy, network, occupancy
 from cluster.contract.enforce import Enforcer
 from cluster.contract.papers import Papers
-from cluster.hosts.hypervisor import Hypervisor
+from cluster.hosts.port import Hypervisor
 from cluster.hosts.reach import Reach
 from cluster.verify import look
 from cluster.verify.drift import MENDS, Code, Drift

@@ -27,7 +27,7 @@ from typing import Any
 
 from builder.document import check, parse
 from cluster import concern, wait
-from cluster.hosts.hypervisor import FakeHypervisor
+from cluster.hosts.fake import FakeHypervisor
 from cluster.ledger import ClusterRow, Ledger, NodeRow
 from cluster.plan import ClusterPlan, draw
 from cluster.spec import ClusterSpec, declared

@@ -15,7 +15,9 @@ import pytest
 from builder.errors import EnvironmentLacks, PhiloxeniaError, WorkFailed
 from cluster import domain, network
 from cluster.guarantee import Balloon, CpuTune
-from cluster.hosts.hypervisor import FakeHypervisor, Hypervisor, Libvirt
+from cluster.hosts.fake import FakeHypervisor
+from cluster.hosts.hypervisor import Libvirt
+from cluster.hosts.port import Hypervisor
 from tests.invented import drawn, promise
 
 NODE = """\
