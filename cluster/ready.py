@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from contextualize.message import Report as Said
 
 
+REMADE = 30.0
+"""Seconds that a Xen guest may be off: libvirt makes it anew when it reboots, in 6 to 15 s on an emulated host."""
+
+
 def say_goodbye(site: Site, drawn: Draft, reach: Reach, report: Report) -> None:
     """Nodes that go run their leave hooks."""
     going = [a.node if isinstance(a, Remove) else a.node.name
@@ -125,7 +129,8 @@ def until_ready(
     stages = {k: float(v) for k, v in spec.deadlines.model_dump().items() if v is not None}
     spare = {name: role.count - role.least for name, role in spec.roles.items()}
     counts = {name: role.count for name, role in spec.roles.items()}
-    limits = wait.Limits(spec.deadline, stages, spare, counts)
+    away = REMADE if drawn.host.driver == "xen" else 0.0
+    limits = wait.Limits(spec.deadline, stages, spare, counts, away=away)
     keys = {
         w.row.name: (w.row.address, silent[w.row.name].identity.host_key.public)
         for w in watched if w.silent

@@ -60,6 +60,7 @@ class Limits:
     spare   role -> how many of its nodes may be given up
     counts  role -> how many nodes it has; a role not named: as many as are listened to
     tries   machines that a node of a role with something to spare may have
+    away    seconds that a machine may be off: libvirt makes a Xen guest that reboots anew
     """
 
     total: float
@@ -67,6 +68,7 @@ class Limits:
     spare: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     tries: int = 2
+    away: float = 0.0
 
 
 @dataclass(slots=True)
@@ -82,6 +84,8 @@ class _Way:
     given_up: bool = False
     settled: bool = False
     """Whether it was healthy under the newest context, in this wait."""
+    off: float | None = None
+    """Since when its machine is not there, as far as was seen."""
 
     @property
     def done(self) -> bool:
@@ -263,7 +267,10 @@ class Wait:
             if way.given_up or way.row.stage == "failed":
                 continue
             state = states.get(way.watched.domain, "gone")
-            if state not in ("running", "paused"):
+            way.off = None if state in ("running", "paused") else way.off or now
+            if way.off is not None:
+                if now - way.off < self.limits.away:
+                    continue
                 words = f"its machine is {state} after stage {way.row.stage}"
                 self._break(way, f"{words}\n{self._console(name)}")
                 continue

@@ -229,6 +229,26 @@ def test_a_machine_that_stops_ends_it_at_once_with_its_console(how, bench):
     )
 
 
+def test_a_machine_that_is_made_anew_when_it_reboots_is_waited_for(bench):
+    bench.say("worker-1", "booted")
+    name, domains = "demo.worker-1", bench.hypervisor.domains
+    xml, _ = domains[name]
+    domains[name] = (xml, "off")
+
+    def back():
+        time.sleep(0.2)
+        domains[name] = (xml, "running")
+
+    threading.Thread(target=back).start()
+    for node in ("head-1", "worker-2"):
+        bench.say(node, "healthy")
+    with pytest.raises(TimedOut, match="worker-1 hung after stage booted"):
+        bench.wait(timeout=1, away=5.0)
+    domains[name] = (xml, "off")
+    with pytest.raises(WorkFailed, match="its machine is off after stage booted"):
+        bench.wait(timeout=5, away=0.1)
+
+
 def test_a_host_that_is_lost_ends_it_and_what_was_seen_last_is_told(bench, monkeypatch):
     bench.say("worker-1", "booted")
 
