@@ -245,7 +245,7 @@ def test_a_machine_that_is_made_anew_when_it_reboots_is_waited_for(bench):
     with pytest.raises(TimedOut, match="worker-1 hung after stage booted"):
         bench.wait(timeout=1, away=5.0)
     domains[name] = (xml, "off")
-    with pytest.raises(WorkFailed, match="its machine is off after stage booted"):
+    with pytest.raises(WorkFailed, match="its machine is off after stage defined"):
         bench.wait(timeout=5, away=0.1)
 
 
