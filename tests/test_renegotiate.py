@@ -291,7 +291,10 @@ def test_what_an_uplink_carries_is_not_promised_twice(site, monkeypatch):
         "  hint: the uplink of host 'lab' can promise 99Mbit; lower network.out.guarantee"
     )
     assert marks(site) == before
+    led = []
+    monkeypatch.setattr(deploy, "lead_out", lambda plan, _: led.extend(deploy.shares(plan)))
     ask(site, "demo/worker", "network.out.guarantee=39Mbit", "network.out.limit=60Mbit")
+    assert [s.guarantee for s in led] == [20_000_000, 39_000_000, 39_000_000], "its shares follow"
     assert marks(site)["worker-1"].out_guarantee == 39_000_000
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from builder.errors import InputError, NoRoom, Problem, close
 from builder.plan import Report
-from cluster import draft, launch, occupancy
+from cluster import deploy, draft, launch, occupancy
 from cluster.actions import needs_restart
 from cluster.calibrate.curve import Calibration, refusal
 from cluster.contract import asked, terms
@@ -87,6 +87,10 @@ def renegotiate(
                 admit(occupancy.room(site, host), [(c.node, c.before, c.after) for c in real])
                 if not booting:
                     enforcer.carry_out(real, granted)
+                    if row.name in site.uses_uplink(host.name):
+                        deploy.lead_out(
+                            draft.draft(site, *launch.kept(site, row.name), None).plan, reach
+                        )
                     _remember(site, row, real)
                     return Outcome(whom, tuple(real))
         launch.adjust(site, whom.cluster, granted, report)
