@@ -76,11 +76,13 @@ class Flag:
 
     autostart  that it starts with its host, or no longer
     crash      what becomes of it when its kernel crashes
+    pin        the host's CPUs that it stays on
     """
 
     node: NodePlan
     autostart: bool = False
     crash: bool = False
+    pin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def compare(
         elif now.mark.guarantee != node.machine.guarantee:
             why = needs_restart(node.machine.guarantee, now)
             actions.append(Adjust(node, now.mark.guarantee, why, now.state))
-        elif now.crash != node.machine.crash and (why := _only_anew(node, now)):
+        elif why := _only_anew(node, now):
             actions.append(Adjust(node, now.mark.guarantee, why, now.state))
         elif now.state != "running":
             actions.append(Resume(node, now.state))
@@ -136,16 +138,22 @@ def compare(
 
 
 def _flag(node: NodePlan, now: Seen) -> Flag | None:
-    autostart, crash = now.autostart != node.autostart, now.crash != node.machine.crash
-    return Flag(node, autostart, crash) if autostart or crash else None
+    m = node.machine
+    told = now.autostart != node.autostart, now.crash != m.crash, now.pin != m.pin
+    return Flag(node, *told) if any(told) else None
 
 
 def _only_anew(node: NodePlan, now: Seen) -> str:
-    """Why a domain has to be defined anew to end otherwise when it crashes; "" when it can be told."""
-    if now.state in ("off", "crashed"):
+    """Why a domain has to be defined anew to end otherwise when it crashes, or to stay on other CPUs; "" when it can be
+    told, or has not to be.
+    """
+    crash, pin = now.crash != node.machine.crash, now.pin != node.machine.pin
+    if (crash or pin) and now.state in ("off", "crashed"):
         return f"it is {now.state}"
-    if node.machine.virtualization:
+    if crash and node.machine.virtualization:
         return f"crash is {now.crash}, and Xen's driver takes another one at a start only"
+    if pin and not node.machine.pin:
+        return f"it is pinned to CPUs {now.pin}, and let go at a start only"
     return ""
 
 

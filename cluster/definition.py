@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from cluster.domain import Mark, marking
 from cluster.elements import Crash
 from cluster.guarantee import Balloon, CpuTune, Credit, Setting, Throttle
+from cluster.hosts.host import cpu_list, cpu_text
 from cluster.network import NAMESPACE
 
 _UNITS = {"b": 1, "bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -26,6 +27,12 @@ def size(xml: str) -> tuple[int, int]:
 def crash(xml: str) -> Crash:
     """What becomes of it when its kernel crashes; libvirt's default is to be off."""
     return cast("Crash", ElementTree.fromstring(xml).findtext("on_crash") or "destroy")
+
+
+def pin(xml: str) -> str:
+    """The host's CPUs that all its virtual CPUs stay on; "" for all, and something that is no list if they differ."""
+    found = {p.get("cpuset", "") for p in ElementTree.fromstring(xml).findall("cputune/vcpupin")}
+    return " ".join(sorted(cpu_text(cpu_list(text)) for text in found))
 
 
 def tuning(xml: str) -> tuple[CpuTune | Credit | None, Balloon, Throttle]:

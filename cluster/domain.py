@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from xml.etree import ElementTree
 
 from cluster import xen
-from cluster.elements import Crash, add
+from cluster.elements import Crash, add, pinned
 from cluster.guarantee import Cgroup, Guarantee, cpu_tune, xen_cpu
 from cluster.network import NAMESPACE
 
@@ -58,6 +58,8 @@ class Machine:
     virtualization: str = ""
     """pv, pvh or hvm on Xen; empty on QEMU."""
     crash: Crash = "destroy"
+    pin: str = ""
+    """The host's CPUs that it stays on, as in 0-1; empty for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def digest(machine: Machine) -> str:
     """Of all that would need another machine if it changed. The context has a digest of its own; a guarantee can be
     changed while the machine lives, and so can what becomes of it.
     """
-    machine = replace(machine, guarantee=_ANY, cgroup=1, room=0, crash="destroy")
+    machine = replace(machine, guarantee=_ANY, cgroup=1, room=0, crash="destroy", pin="")
     bare = ElementTree.tostring(_domain(machine), encoding="unicode") + machine.image
     return hashlib.sha256(bare.encode()).hexdigest()
 
@@ -164,6 +166,9 @@ def _domain(m: Machine) -> ElementTree.Element:
     add(tune, "shares", str(held.shares))
     add(tune, "global_period", str(held.period))
     add(tune, "global_quota", str(held.quota))
+    pinned(tune, m.guarantee.vcpus, m.pin)
+    if m.pin:
+        add(tune, "emulatorpin", cpuset=m.pin)
     if m.partition:
         add(add(root, "resource"), "partition", m.partition)
     system = add(root, "os")

@@ -22,7 +22,7 @@ from cluster.contract.terms import Term, in_force, promised
 from cluster.guarantee import Guarantee, refusals
 from cluster.hosts import guarding, sandbox
 from cluster.hosts.facts import HostFacts, with_kernel
-from cluster.hosts.host import Host
+from cluster.hosts.host import Host, cpu_list, cpu_text
 from cluster.hosts.policy import Uplink
 from cluster.ledger import ClusterRow
 from cluster.place import Room, lend, place
@@ -105,6 +105,7 @@ def draft(
     hosts = [h for h in hosts if h.name in rooms]
     host = _choose(promises, hosts, [rooms[h.name] for h in hosts], calibrations)
     _enforceable(spec, document, host, promises)
+    _pinned(site, spec, document, host, promises)
     secret = row.secret if row else Secret(secrets.token_bytes(32))
     folders = {name: (m, host.image(m.id)) for name, m in images.items()}
     nodes = site.ledger.nodes(spec.cluster) if row else []
@@ -241,6 +242,27 @@ def _uplink(
         raise InputError(document.problem(("uplink",), what, f"phx down {others[0]} first"))
     lend(host.name, lent, promises.values())
     return lent
+
+
+def _pinned(
+    site: Site, spec: ClusterSpec, document: Document, host: Host, promises: Mapping[str, Guarantee]
+) -> None:
+    """InputError for CPUs that the host has not, NoRoom if they do not carry what is guaranteed to who stays there."""
+    if not any(role.cpu.pin for role in spec.roles.values()):
+        return
+    there = occupancy.cpus(site, host)
+    problems = [
+        document.problem(("roles", name, "cpu", "pin"), f"host '{host.name}' has no CPU {cpu_text(lacks)}",
+                         f"it has {cpu_text(there)}")
+        for name, role in spec.roles.items()
+        if role.cpu.pin and (lacks := cpu_list(role.cpu.pin) - there)
+    ]  # fmt: skip
+    if problems:
+        raise InputError(problems)
+    ours = {
+        node: (promises[node].cpu_guarantee, spec.roles[role].cpu.pin) for node, role in spec.names
+    }
+    occupancy.stay(site, host, ours, spec.cluster)
 
 
 def _demand_guard(site: Site, host: Host) -> None:

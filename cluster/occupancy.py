@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cluster.hosts import policy, sandbox
+from cluster.hosts.host import cpu_list
+from cluster.pins import Pinned, carried
 from cluster.place import Room, left
 
 if TYPE_CHECKING:
@@ -54,6 +57,29 @@ def marks(site: Site, host: Host) -> list[Mark]:
     Sandbox hosts are parts of one machine: what one has promised, no other has left.
     """
     return [s.mark for h in _sharing(site, host) for s in seen(site, h)]
+
+
+def cpus(site: Site, host: Host) -> frozenset[int]:
+    """The CPUs that the host's guests can be on."""
+    if host.cpus:
+        return cpu_list(host.cpus)
+    if host.kind == "sandbox":
+        return frozenset(os.sched_getaffinity(0))
+    with connected(site, host) as (hypervisor, _):
+        return frozenset(range(hypervisor.facts().cores))
+
+
+def stay(site: Site, host: Host, ours: Mapping[str, tuple[int, str]], cluster: str) -> None:
+    """NoRoom if CPUs of the host would not carry the guests that stay on them.
+
+    ours  node of the cluster -> (thousandths of a core that it is to be guaranteed, where it stays)
+    """
+    if not any(pin for _, pin in ours.values()):
+        return
+    others = (s for h in _sharing(site, host) for s in seen(site, h) if s.mark.cluster != cluster)
+    told = [*ours.values(), *((s.mark.guarantee.cpu_guarantee, s.pin) for s in others)]
+    there = [Pinned(cores, cpu_list(pin.replace(" ", ","))) for cores, pin in told if pin]
+    carried(host.name, there, host.cpu // len(cpus(site, host)))
 
 
 def disk(site: Site, host: Host) -> int:

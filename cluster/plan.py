@@ -212,7 +212,7 @@ def draw(
             log=str(store.log(spec.cluster, node)),
             accelerator=host.accelerator or "qemu", partition=host.partition,
             cgroup=host.cgroup, room=host.cpu, virtualization=kind,
-            crash=role.crash,
+            crash=role.crash, pin=role.cpu.pin,
         )  # fmt: skip
         told = json.dumps(documents.identity(node), sort_keys=True)
         digest = hashlib.sha256(told.encode()).hexdigest()

@@ -126,14 +126,16 @@ def flagged(flag: Flag) -> list[str]:
     """What libvirt shall know of a node from now on."""
     does = "starts" if flag.node.autostart else "no longer starts"
     told = [f"autostart: it {does} when its host does"] if flag.autostart else []
-    return told + ([f"crash: {flag.node.machine.crash}"] if flag.crash else [])
+    told += [f"crash: {flag.node.machine.crash}"] if flag.crash else []
+    return told + ([f"cpu.pin: {flag.node.machine.pin}"] if flag.pin else [])
 
 
 def promised(node: NodePlan) -> tuple[Record, ...]:
     """The node's contract, line by line."""
     m = node.machine
     held = contract(m.guarantee, "xen" if m.virtualization else "qemu", m.cgroup, m.room)
-    return (*held, record(node.guarded))
+    stays = (Record("cpus", m.pin, "affinity of its virtual CPUs"),) if m.pin else ()
+    return (*held, *stays, record(node.guarded))
 
 
 def _way(plan: ClusterPlan) -> str:

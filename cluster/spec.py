@@ -26,6 +26,7 @@ from builder.language.kinds import FactName, Inside, Many, Name, Rate, Seconds, 
 from builder.language.requires import Requires
 from builder.language.scope import Scope
 from cluster.elements import Crash
+from cluster.hosts.host import cpu_list, cpu_text
 from contextualize import declared as declarations
 from contextualize.declared import Declared
 
@@ -66,6 +67,12 @@ def _key(text: str) -> str:
     return text
 
 
+def _cpus(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{shown(value)} is not a list of CPUs; write one as in 0-1 or 0,2")
+    return cpu_text(cpu_list(str(value)))
+
+
 LONGEST = 60
 """Letters that CLUSTER.NODE may have: it is in the path of a socket, which holds 107 bytes."""
 
@@ -75,6 +82,14 @@ Cores = Annotated[
     WithJsonSchema({"type": "number", "minimum": 0.01, "maximum": 4096}),
 ]
 """Thousandths of a core."""
+Cpus = Annotated[
+    str,
+    BeforeValidator(_cpus),
+    WithJsonSchema(
+        {"type": ["string", "integer"], "pattern": r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$"}
+    ),
+]
+"""Numbers of a host's CPUs, in their shortest form."""
 _DOTTED = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
 Net = Annotated[
     ipaddress.IPv4Network,
@@ -102,6 +117,9 @@ class Cpu(Written):
 
     guarantee: Cores = Field(description="cores that are always there, as in 0.5")
     limit: Cores = Field(description="cores that are never passed, as in 1")
+    pin: Cpus = Field(
+        "", description="CPUs of the host that the node stays on, as in 0-1; else all"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Cpu:

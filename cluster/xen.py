@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Literal
 from xml.etree import ElementTree
 
-from cluster.elements import add
+from cluster.elements import add, pinned
 
 if TYPE_CHECKING:
     from cluster.domain import Machine
@@ -33,7 +33,9 @@ def element(m: Machine, name: str, weight: int) -> ElementTree.Element:
     add(root, "memory", str(m.guarantee.memory_max // 1024), unit="KiB")
     add(root, "currentMemory", str(m.guarantee.memory_min // 1024), unit="KiB")
     add(root, "vcpu", str(m.guarantee.vcpus))
-    add(add(root, "cputune"), "shares", str(weight))
+    tune = add(root, "cputune")
+    add(tune, "shares", str(weight))
+    pinned(tune, m.guarantee.vcpus, m.pin)
     kind, machine = _SYSTEMS[m.virtualization]
     system = add(root, "os")
     add(system, "type", kind, arch="x86_64", machine=machine)

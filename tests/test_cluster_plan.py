@@ -64,6 +64,16 @@ def test_another_end_of_a_crash_is_told_to_qemu_and_takes_xen_a_restart():
     assert [a.restart for a in compare(on_xen, off)[1:]] == ["it is off"] * 2  # type: ignore[union-attr]
 
 
+def test_a_node_is_pinned_while_it_runs_and_let_go_by_a_restart():
+    pinned = drawn(CLUSTER.replace("limit: 2}", "limit: 2, pin: 0-1}"))
+    there = launched(drawn())
+    assert compare(pinned, there)[1:] == tuple(Flag(n, pin=True) for n in pinned.nodes[1:])
+    assert {type(a) for a in compare(pinned, launched(pinned))} == {Keep}
+    (_, first, _) = compare(drawn(), launched(pinned))
+    assert isinstance(first, Adjust) and first.keys == ()
+    assert first.restart == "it is pinned to CPUs 0-1, and let go at a start only"
+
+
 def test_one_that_is_gone_is_launched():
     plan = drawn()
     assert doings(compare(plan, launched(plan)[:2])) == [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from cluster import domain, network
+from cluster import definition, domain, network
 from cluster.domain import Machine
 from cluster.guarantee import Guarantee
 from tests.invented import GUARANTEE, promise
@@ -97,8 +97,8 @@ def test_what_is_not_ours_has_no_mark(why, text):
     assert domain.mark(text) is None, why
 
 
-MEANT = {"role", "cgroup", "room", "crash"}
-"""Fields that do not make another machine: what is said in the seed, how weights are counted, how it ends."""
+MEANT = {"role", "cgroup", "room", "crash", "pin"}
+"""Fields that do not make another machine: said in the seed, how weights are counted, how it ends, where it stays."""
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,16 @@ def test_the_digest_is_not_of_the_guarantee_which_can_change_while_the_machine_l
         given = replace(GUARANTEE, **{name: 2 * getattr(GUARANTEE, name) + 1})
         assert domain.digest(replace(MACHINE, guarantee=given)) == domain.digest(MACHINE)
     assert domain.digest(replace(MACHINE, cgroup=2, room=99_000)) == domain.digest(MACHINE)
+
+
+@pytest.mark.parametrize("kind", ["", "pv", "pvh"])
+def test_a_pinned_machine_is_valid_and_says_where_it_stays(kind, domain_schema):
+    pinned = replace(MACHINE, virtualization=kind, pin="0,2-3", guarantee=promise(1000, 2000))
+    text = domain.xml(pinned, CONTEXT)
+    domain_schema.assertValid(etree.fromstring(text))
+    assert definition.pin(text) == "0,2-3" and definition.pin(domain.xml(MACHINE, CONTEXT)) == ""
+    assert text.count('cpuset="0,2-3"') == (2 if kind else 3), "each virtual CPU, and QEMU itself"
+    assert domain.digest(pinned) == domain.digest(replace(pinned, pin=""))
 
 
 def test_memory_and_disk_limits_are_in_the_xml(domain_schema):

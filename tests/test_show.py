@@ -161,6 +161,22 @@ def test_more_than_the_host_has(site, tmp_path):
     )
 
 
+def test_cpus_that_the_host_has_not_or_that_do_not_carry_who_stays_there(site, tmp_path):
+    site.ledger.put_host(replace(LAB, cpus="0-3"))
+    pinned = CLUSTER.replace("limit: 2}", "limit: 2, pin: 2-7}")
+    assert refused(InputError, site, tmp_path / "c.yaml", pinned) == (
+        "error: FILE:13: roles.worker.cpu.pin: host 'lab' has no CPU 4-7\n  hint: it has 0-3"
+    )
+    assert refused(NoRoom, site, tmp_path / "c.yaml", pinned.replace("2-7", "2")) == (
+        "error: guests that stay on CPUs 2 are guaranteed 1 cores together\n"
+        "  hint: host 'lab' can promise 0.9 there; pin to more CPUs, or lower cpu.guarantee"
+    )
+    assert (
+        draft(site, tmp_path / "c.yaml", pinned.replace("2-7", "2-3")).plan.nodes[1].machine.pin
+        == "2-3"
+    )
+
+
 def test_a_limit_above_the_hosts_cores(site, tmp_path):
     said = refused(NoRoom, site, tmp_path / "c.yaml", CLUSTER.replace("limit: 2}", "limit: 5}"))
     assert said == (

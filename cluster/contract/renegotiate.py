@@ -136,6 +136,9 @@ def permitted(
         held = {node: s.mark.guarantee for node, s in seen.items()}
         lend(host.name, lent, (held | {c.node: c.after for c in real}).values())
     _carried(site.ledger.calibration(host.name), real)
+    cores = {n: s.mark.guarantee.cpu_guarantee for n, s in seen.items()}
+    cores |= {c.node: c.after.cpu_guarantee for c in real}
+    occupancy.stay(site, host, {n: (cores[n], s.pin) for n, s in seen.items()}, whom.cluster)
     return booting
 
 

@@ -88,6 +88,21 @@ class FakeHypervisor:
         self.domains[name] = (ElementTree.tostring(root, encoding="unicode"), state)
         return True
 
+    def pin(self, name: str, cpus: str) -> bool:
+        xml, state = self._there(name)
+        claim_domain(name, xml)
+        if not cpus or definition.pin(xml) == cpus:
+            return False
+        root = ElementTree.fromstring(xml)
+        tune = root.find("cputune")
+        assert tune is not None
+        for old in tune.findall("vcpupin"):
+            tune.remove(old)
+        for number in range(definition.size(xml)[0]):
+            ElementTree.SubElement(tune, "vcpupin", vcpu=str(number), cpuset=cpus)
+        self.domains[name] = (ElementTree.tostring(root, encoding="unicode"), state)
+        return True
+
     def vouch(self, name: str) -> None:
         if self.domains.get(name, ("", "off"))[1] != "off":
             self.ready.add(name)

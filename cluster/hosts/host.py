@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -105,3 +106,18 @@ def cpu_list(text: str) -> frozenset[int]:
             raise ValueError(f"'{text}' is not a list of CPUs; write one as in 0-1 or 0,2")
         found.update(range(int(span[1]), int(span[2] or span[1]) + 1))
     return frozenset(found)
+
+
+def cpu_text(cpus: Collection[int]) -> str:
+    """The shortest list that `cpu_list` reads back.
+
+    >>> cpu_text({0, 1, 2, 5})
+    '0-2,5'
+    """
+    spans: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if spans and cpu == spans[-1][1] + 1:
+            spans[-1][1] = cpu
+        else:
+            spans.append([cpu, cpu])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)

@@ -17,6 +17,7 @@ from cluster.elements import Crash
 from cluster.guarantee import Guarantee, Setting
 from cluster.hosts import live
 from cluster.hosts.facts import HostFacts, facts_of
+from cluster.hosts.host import cpu_list
 from cluster.hosts.live import Tuned
 from cluster.hosts.port import Seen, State, claim_domain, claim_network, cluster_of, seen
 from cluster.metering.usage import Usage, added
@@ -202,6 +203,16 @@ class Libvirt:
             if definition.crash(text) == wanted:
                 return False
             live.crash(self._libvirt, domain, wanted)
+            return True
+
+    def pin(self, name: str, cpus: str) -> bool:
+        with self._door(f"domain {name} cannot be pinned to CPUs {cpus}"):
+            domain = self._connection.lookupByName(name)
+            text = domain.XMLDesc()
+            claim_domain(name, text)
+            if not cpus or definition.pin(text) == cpus:
+                return False
+            live.pin(self._libvirt, domain, cpu_list(cpus), self._connection.getCPUMap()[0])
             return True
 
     def vouch(self, name: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, assert_never
 from xml.etree import ElementTree
@@ -113,6 +113,15 @@ def crash(lib: Any, domain: Any, wanted: Crash) -> None:
     """Say what becomes of the domain when its kernel crashes."""
     action = getattr(lib, f"VIR_DOMAIN_LIFECYCLE_ACTION_{wanted.upper()}")
     domain.setLifecycleAction(lib.VIR_DOMAIN_LIFECYCLE_CRASH, action, flags(lib, domain))
+
+
+def pin(lib: Any, domain: Any, cpus: Collection[int], whole: int) -> None:
+    """Let each of its virtual CPUs stay on these of the host's `whole`, and QEMU's own threads with them."""
+    chosen, how = tuple(n in cpus for n in range(whole)), flags(lib, domain)
+    for number in range(domain.info()[3]):
+        domain.pinVcpuFlags(number, chosen, how)
+    if domain.connect().getType() == "QEMU":
+        domain.pinEmulator(chosen, how)
 
 
 def restart(lib: Any, domain: Any, xml: str, define: Callable[[str], Any]) -> None:

@@ -30,6 +30,7 @@ class Seen:
 
     autostart  whether it starts when its host does
     crash      what becomes of it when its kernel crashes
+    pin        the host's CPUs that it stays on; "" for all
     vouched    whether it became ready, by our own witness, since it was started
     """
 
@@ -41,6 +42,7 @@ class Seen:
     autostart: bool = False
     vouched: bool = True
     crash: Crash = "destroy"
+    pin: str = ""
 
 
 class Hypervisor(Protocol):
@@ -83,6 +85,12 @@ class Hypervisor(Protocol):
     def crash(self, name: str, wanted: Crash) -> bool:
         """Let another thing become of a domain whose kernel crashes, now and later; whether anything had to change.
         WorkFailed where the driver does not know of it (Xen's, of one that runs).
+        """
+        ...
+
+    def pin(self, name: str, cpus: str) -> bool:
+        """Let a domain stay on other CPUs of the host, now and later; whether anything had to change. With "" nothing
+        does: who was pinned is let go when it is started anew.
         """
         ...
 
@@ -154,7 +162,15 @@ def seen(name: str, xml: str, state: State) -> Seen | None:
     if known is None:
         return None
     size, crash = definition.size(xml), definition.crash(xml)
-    return Seen(name, known, state, *size, vouched=domains.vouched(xml), crash=crash)
+    return Seen(
+        name,
+        known,
+        state,
+        *size,
+        vouched=domains.vouched(xml),
+        crash=crash,
+        pin=definition.pin(xml),
+    )
 
 
 def claim_domain(name: str, xml: str) -> Mark:

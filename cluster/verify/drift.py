@@ -152,12 +152,14 @@ def of_cluster(
                 told(Code.AGREED, node.name, another if keys else action.restart)
                 if state != "running":
                     told(Code.OFF, node.name, f"it is {state}")
-            case Flag(node, autostart, crash):
+            case Flag(node, autostart, crash, pin):
                 what = "starts" if node.autostart else "does not start"
                 if autostart:
                     told(Code.AGREED, node.name, f"its file says that it {what} when its host does")
                 if crash:
                     told(Code.AGREED, node.name, f"its file says crash: {node.machine.crash}")
+                if pin:
+                    told(Code.AGREED, node.name, f"its file says cpu.pin: {node.machine.pin}")
             case Keep() | Meet():
                 pass
             case _:

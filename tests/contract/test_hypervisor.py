@@ -338,6 +338,20 @@ def test_what_becomes_of_a_domain_that_crashes_is_told_and_seen(bench):
             assert bench.port.observe()[0].crash == wanted
 
 
+def test_a_domain_stays_on_the_cpus_that_it_is_told(bench):
+    name, xml = bench.nodes()[1]
+    bench.port.start(name, xml)
+    assert bench.port.observe()[0].pin == ""
+    assert bench.port.pin(name, "") is False
+    if bench.type != "test":  # whose driver pins nobody
+        for wanted, changed in (("0-1", True), ("0-1", False), ("1", True)):
+            assert bench.port.pin(name, wanted) is changed
+            assert bench.port.observe()[0].pin == wanted
+        assert bench.port.pin(name, "") is False, "it is let go by its next start alone"
+        bench.port.restart(name, xml)
+        assert bench.port.observe()[0].pin == ""
+
+
 def test_who_runs_or_stands_is_alive(bench):
     (one, xml), (two, other), _ = bench.nodes()
     bench.port.start(one, xml)

@@ -202,6 +202,34 @@ def test_libvirtd_killed_what_was_agreed_is_held_by_the_kernel_and_can_be_change
     assert in_force(ready)["one-1", "network in"]["measured"] == "1Mbit..6Mbit"
 
 
+def test_a_role_is_pinned_while_it_runs_and_not_let_go_by_surprise(
+    ready: Phx, sandbox: str, file: Path, tmp_path: Path
+) -> None:
+    everywhere, cpu = affinity(sandbox), min(os.sched_getaffinity(0))
+    pinned = tmp_path / "pinned.yaml"
+    pinned.write_text(file.read_text().replace("limit: 0.6}", f"limit: 0.6, pin: {cpu}}}"))
+    assert f"cpu.pin: {cpu}" in ready.run("plan", pinned).stdout
+    assert f"one-2 stays on CPUs {cpu} of its host" in ready.run("up", pinned).stderr
+    assert affinity(sandbox) == {str(cpu)} != everywhere
+    assert "no changes" in ready.run("up", pinned).stdout
+    assert "all is as promised" in ready.run("verify", NAME).stdout
+    said = ready.run("up", file, status=2).stderr
+    assert f"it is pinned to CPUs {cpu}, and let go at a start only" in said
+    assert affinity(sandbox) == {str(cpu)}
+
+
+def affinity(sandbox: str) -> set[str]:
+    """The CPUs that any thread of the guests' QEMUs may run on, as the kernel says."""
+    found = set()
+    for pid in pids(sandbox):
+        with contextlib.suppress(OSError):
+            if f"guest={NAME}." in Path(f"/proc/{pid}/cmdline").read_text():
+                for status in Path(f"/proc/{pid}/task").glob("*/status"):
+                    lines = status.read_text().splitlines()
+                    found |= {x.split()[1] for x in lines if x.startswith("Cpus_allowed_list")}
+    return found
+
+
 def libvirtd(sandbox: str) -> int:
     """The process of the sandbox's libvirtd; 0 while there is none."""
     for pid in pids(sandbox):

@@ -30,7 +30,7 @@ roles:
   pvh:
     image: base
     virtualization: pvh
-    cpu: {guarantee: 0.2, limit: 1}
+    cpu: {guarantee: 0.2, limit: 1, pin: 1}
     memory: 256M
     network: {guarantee: 5Mbit, limit: 20Mbit}
     context:
@@ -78,6 +78,12 @@ def test_weight_cap_balloon_and_rates_are_in_force(xen_image, xen, cluster):
     assert held == {"xt.pv-1": ["205", "50"], "xt.pv-2": ["205", "50"], "xt.pvh-1": ["205", "100"]}
     memory = enter(xen_image, xen, "xl list xt.pv-1").splitlines()[1].split()[2]
     assert abs(int(memory) - 192) <= 1
+    where = {
+        words[0]: words[-3]
+        for line in enter(xen_image, xen, "xl vcpu-list").splitlines()
+        if (words := line.split())[:1] and words[0].startswith("xt.")
+    }
+    assert where["xt.pvh-1"] == "1" and where["xt.pv-1"] == "all", "hard affinity"
     rates = enter(xen_image, xen, "xenstore-ls -f /local/domain/0/backend/vif | grep /rate")
     assert rates.count('"125000,50000"') == 3
     assert "ceil 20Mbit" in enter(
