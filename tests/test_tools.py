@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_a_graph_of_a_cluster_and_of_its_file(site, phx, tmp_path):  # noqa: F81
 
 def test_following_ends_quietly_when_interrupted(site, phx, monkeypatch):  # noqa: F811
     naps = iter([lambda: site.ledger.note("demo", "", "more"), interrupted])
-    monkeypatch.setattr(membership.time, "sleep", lambda _: next(naps)())
+    monkeypatch.setattr(membership, "time", SimpleNamespace(sleep=lambda _: next(naps)()))
     status, out, err = phx("events", "demo", "--follow", "--json")
     assert [json.loads(line)["what"] for line in out.splitlines()] == ["booted", "more"]
     assert (status, err) == (130, "")
@@ -126,6 +127,8 @@ def interrupted():
 
 
 def test_following_ends_when_the_cluster_is_gone(site, phx, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(membership.time, "sleep", lambda _: site.ledger.drop_cluster("demo"))
+    # Of this module alone: threads that other tests left may sleep too.
+    gone = SimpleNamespace(sleep=lambda _: site.ledger.drop_cluster("demo"))
+    monkeypatch.setattr(membership, "time", gone)
     status, out, err = phx("events", "demo", "--follow")
     assert (status, err) == (0, "demo is gone\n") and out.endswith("  head-1        booted\n")
