@@ -142,7 +142,7 @@ def _rooms(site: Site, hosts: list[Host], cluster: str) -> dict[str, Room]:
     silent: list[EnvironmentLacks] = []
     for host in hosts:
         try:
-            found[host.name] = occupancy.room(site, host, cluster)
+            found[host.name] = occupancy.room(site, host, cluster, disks=True)
         except EnvironmentLacks as cause:
             silent.append(cause)
     if not found:

@@ -45,10 +45,15 @@ def seen(site: Site, host: Host) -> tuple[Seen, ...]:
         hypervisor.close()
 
 
-def room(site: Site, host: Host, but: str = "") -> Room:
-    """What the host has left. `but` is a cluster that is not counted, since it is placed anew."""
-    known = site.ledger.papers.intents()
-    return left(host, marks(site, host), known, but, disk(site, host))
+def room(site: Site, host: Host, but: str = "", *, disks: bool = False) -> Room:
+    """What the host has left.
+
+    but    a cluster that is not counted, since it is placed anew
+    disks  whether the host is asked for its disk space too: no node that lives takes more of it
+    """
+    there = marks(site, host)
+    whole = Room.of(host, disk(site, host) if disks else None)
+    return left(whole, there, site.ledger.papers.intents(), but)
 
 
 def marks(site: Site, host: Host) -> list[Mark]:
@@ -78,6 +83,7 @@ def stay(site: Site, host: Host, ours: Mapping[str, tuple[int, str]], cluster: s
         return
     others = (s for h in _sharing(site, host) for s in seen(site, h) if s.mark.cluster != cluster)
     told = [*ours.values(), *((s.mark.guarantee.cpu_guarantee, s.pin) for s in others)]
+    # Where somebody pinned a guest's CPUs one by one, it can be on all of these.
     there = [Pinned(cores, cpu_list(pin.replace(" ", ","))) for cores, pin in told if pin]
     carried(host.name, there, host.cpu // len(cpus(site, host)))
 

@@ -79,30 +79,21 @@ def place(
         hosts = [fixed[node]] if node in fixed else sorted(left)
         home = next((h for h in hosts if h in left and left[h].holds(given)), None)
         if home is None:
-            rooms_left = left.values()
-            counted = any(r.disk is not None for r in rooms_left)
-            raise NoRoom(
-                f"no host for {node}: needs {_needs(given, counted)}", _roomiest(rooms_left)
-            )
+            disks = any(r.disk is not None for r in left.values())
+            needs = _needs(given, disks)
+            raise NoRoom(f"no host for {node}: needs {needs}", _roomiest(left.values()))
         left[home] = left[home].less(given)
         placed[node] = home
     return placed
 
 
-def left(
-    host: Host,
-    marks: Iterable[Mark],
-    intents: Iterable[Intent] = (),
-    but: str = "",
-    disk: int | None = None,
-) -> Room:
-    """What a host has left. `marks` are of all domains that share its machine.
+def left(whole: Room, marks: Iterable[Mark], intents: Iterable[Intent] = (), but: str = "") -> Room:
+    """What is left of all that a host has. `marks` are of all domains that share its machine.
 
-    disk      bytes of disks that it can promise together; None: not counted
     intents  changes that somebody did not finish: of those nodes the larger of both guarantees is counted
     but      a cluster that is not counted, since it is placed anew
     """
-    room, open_ = Room.of(host, disk), {(i.cluster, i.node): i for i in intents}
+    room, open_ = whole, {(i.cluster, i.node): i for i in intents}
     for mark in marks:
         if mark.cluster != but:
             cut = open_.get((mark.cluster, mark.node))
@@ -125,8 +116,7 @@ def admit(room: Room, changes: Iterable[tuple[str, Guarantee, Guarantee]]) -> No
             if grows > max(0, has):
                 asks = {"cores": f"{grows:g} cores", "memory": f"{show_size(int(grows))} of memory"}
                 told = asks.get(what) or f"{show_rate(int(grows))} of {what}"
-                rest = replace(room, disk=None)  # a disk does not change while its node lives
-                raise NoRoom(f"{node} asks for {told} more than it has", f"{room.host} has {rest}")
+                raise NoRoom(f"{node} asks for {told} more than it has", f"{room.host} has {room}")
         room = replace(
             room,
             cpu=room.cpu + before.cpu_guarantee, memory=room.memory + before.memory_min,

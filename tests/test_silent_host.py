@@ -11,16 +11,16 @@ import pytest
 from builder.errors import EnvironmentLacks
 from cluster import draft, occupancy
 from cluster.hosts import registry
-from cluster.place import left
+from cluster.place import Room, left
 from tests.invented import LAB
 
 DEAD = replace(LAB, name="dead")
 
 
-def room(site, host, cluster):
+def room(site, host, cluster, disks):
     if host.name == "dead":
         raise EnvironmentLacks("host 'dead' does not run", "phx host up dead")
-    return left(host, [], [], cluster)
+    return left(Room.of(host), [], [], cluster)
 
 
 def test_it_is_left_out(monkeypatch):

@@ -12,7 +12,6 @@ import datetime
 import ipaddress
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 from builder.errors import EnvironmentLacks, InputError, NoRoom, PhiloxeniaError, explain
 from builder.plan import Report
@@ -140,7 +139,7 @@ def _grant(
         wanted = within(spec.roles[whom.role].negotiable, request.words)
         outcome = renegotiate.renegotiate(site, whom, wanted, False, report)
         host = site.ledger.host(site.ledger.cluster(whom.cluster).host)
-        left = replace(occupancy.room(site, host), disk=None)
+        left = occupancy.room(site, host)
     except (InputError, NoRoom) as cause:
         return False, " ".join(explain(cause).removeprefix("error: ").split())
     except PhiloxeniaError as cause:

@@ -18,7 +18,7 @@ from cluster.contract.terms import Intent
 from cluster.domain import Mark
 from cluster.guarantee import Guarantee
 from cluster.hosts.host import Host
-from cluster.place import admit, left
+from cluster.place import Room, admit, left
 
 State = Literal["waiting", "done", "refused", "failed", "superseded", "cancelled", "lost"]
 EXAMPLE = "write it as in 2026-12-01T14:30+01:00, 14:30 (today, local) or +15m"
@@ -194,7 +194,7 @@ def _walk(
             yield change, moves, InputError(problems)
             continue
         try:
-            admit(left(host, marks, intents), moves)
+            admit(left(Room.of(host), marks, intents), moves)
         except NoRoom as cause:
             yield change, moves, cause
             continue

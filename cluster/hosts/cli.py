@@ -274,20 +274,20 @@ def host_show(
     from builder.units import show_about, show_size
     from cluster import occupancy
     from cluster.hosts.facts import with_kernel
-    from cluster.place import Room
+    from cluster.place import Room, left
 
     terminal, site = Terminal(), here()
     found = site.ledger.host(name)
     hypervisor, reach = site.connect(found), site.reach(found)
     try:
         facts, seen = with_kernel(hypervisor.facts(), reach), hypervisor.observe()
+        space = reach.space()
     finally:
         hypervisor.close()
         reach.close()
     known = site.ledger.calibration(name)
-    space = site.reach(found).space()
     whole = Room.of(found, occupancy.disk(site, found))
-    room = occupancy.room(site, found)
+    room = left(whole, occupancy.marks(site, found), site.ledger.papers.intents())
     if as_json:
         terminal.json({**asdict(found), "facts": asdict(facts), "left": asdict(room),
                        "calibration": known.told() if known else None,
