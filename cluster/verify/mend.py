@@ -65,16 +65,13 @@ def started(site: Site, host: Host, but: str, report: Report) -> None:
     but  a cluster that somebody brings up anyway
     """
     names = [c.name for c in site.ledger.clusters() if c.host == host.name and c.name != but]
-    running = {s.mark.cluster for s in occupancy.seen(site, host) if s.state == "running"}
-    for name in (n for n in names if n in running):
-        with occupancy.connected(site, host) as (hypervisor, reach):
-            cluster(
-                look.cluster(site, name, reach, hypervisor),
-                reach,
-                hypervisor,
-                site.ledger.papers,
-                report,
-            )
+    if not names:
+        return
+    with occupancy.connected(site, host) as (hypervisor, reach):
+        running = {s.mark.cluster for s in hypervisor.observe() if s.state == "running"}
+        for name in (n for n in names if n in running):
+            looked = look.cluster(site, name, reach, hypervisor)
+            cluster(looked, reach, hypervisor, site.ledger.papers, report)
 
 
 def host(drifts: Sequence[Drift], reach: Reach, report: Report) -> None:
