@@ -41,6 +41,12 @@ ALIVE = 15
 MUCH = 1 << 20
 """Bytes from which on OpenSSH carries them: 12 MB/s into an emulated host, where paramiko's packets make 1 to 2."""
 
+# The folder may not be there yet, and whoever asks changes nothing.
+_SPACE = (
+    'd=$1; while [ -n "$d" ] && [ ! -e "$d" ]; do d=${d%/*}; done; '
+    'df -B1 --output=avail "${d:-/}" && { du -sB1 "$1" 2>/dev/null || echo 0; }'
+)
+
 
 class There:
     """See `Reach`. Nothing is opened before it is needed.
@@ -81,9 +87,8 @@ class There:
             command,
         ]
         done = run(argv, timeout=timeout, stdin=data, check=False)
-        if (
-            done.status == 255 or done.status < 0
-        ):  # ssh's own: ssh(1), EXIT STATUS; or it was killed
+        # 255 is ssh's own (ssh(1), EXIT STATUS); below 0 it was killed.
+        if done.status == 255 or done.status < 0:
             self._cut(command.split(maxsplit=1)[0], done.tail)
         return done.status, done.text, done.tail
 
@@ -197,9 +202,7 @@ class There:
         transport.bring(self._pour, self.host, image, folder, report)
 
     def space(self) -> Space:
-        folder = str(STATE)
-        asked = f"mkdir -p {folder} && df -B1 --output=avail {folder} && du -sB1 {folder}"
-        _, free, taken, *_ = self.run(["sh", "-c", asked], timeout=QUICK).split()
+        _, free, taken, *_ = self.run(["sh", "-c", _SPACE, "sh", str(STATE)], timeout=QUICK).split()
         return Space(int(free), int(taken))
 
     # sockets and queues

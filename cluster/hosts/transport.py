@@ -68,9 +68,8 @@ def _files(host: Host, folder: Path) -> tuple[dict[str, Path], dict[str, bytes]]
     files = {name: folder / name for name in ("disk.raw", "initrd", "manifest.json")}
     if host.driver != "xen":
         return {**files, "vmlinuz": folder / "vmlinuz"}, {}
-    if (
-        host.accelerator != "qemu"
-    ):  # an emulated one has no HVM guests, whose BIOS takes a packed kernel only
+    # An emulated one has no HVM guests, whose BIOS takes a packed kernel only.
+    if host.accelerator != "qemu":
         files[store.kernel("hvm")] = folder / "vmlinuz"
     # Xen's domain builder would unpack the kernel anew for each guest, in dom0's time.
     return files, {"vmlinuz": kernel.unpacked((folder / "vmlinuz").read_bytes())}
