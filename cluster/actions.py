@@ -121,10 +121,7 @@ def compare(
             actions.append(Launch(node))
         elif why := _difference(node, now.mark) or (node.name in anew and "as asked"):
             actions.append(Replace(node, why))
-        elif now.mark.guarantee != node.machine.guarantee:
-            why = needs_restart(node.machine.guarantee, now)
-            actions.append(Adjust(node, now.mark.guarantee, why, now.state))
-        elif why := _only_anew(node, now):
+        elif (why := _restart(node, now)) or now.mark.guarantee != node.machine.guarantee:
             actions.append(Adjust(node, now.mark.guarantee, why, now.state))
         elif now.state != "running":
             actions.append(Resume(node, now.state))
@@ -141,6 +138,13 @@ def _flag(node: NodePlan, now: Seen) -> Flag | None:
     m = node.machine
     told = now.autostart != node.autostart, now.crash != m.crash, now.pin != m.pin
     return Flag(node, *told) if any(told) else None
+
+
+def _restart(node: NodePlan, now: Seen) -> str:
+    """Why the node has to boot again to be as planned; "" when it has not."""
+    given = node.machine.guarantee
+    why = needs_restart(given, now) if now.mark.guarantee != given else ""
+    return why or _only_anew(node, now)
 
 
 def _only_anew(node: NodePlan, now: Seen) -> str:

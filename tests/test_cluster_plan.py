@@ -60,6 +60,11 @@ def test_another_end_of_a_crash_is_told_to_qemu_and_takes_xen_a_restart():
     (_, first, _) = compare(on_xen, seen)
     assert isinstance(first, Adjust) and first.keys == ()
     assert first.restart == "crash is destroy, and Xen's driver takes another one at a start only"
+    # Another guarantee beside it, which could be told while it runs, makes it no other way.
+    other = replace(first.node.machine.guarantee, cpu_guarantee=250)
+    changed = tuple(replace(s, mark=replace(s.mark, guarantee=other)) for s in seen)
+    (_, again, _) = compare(on_xen, changed)
+    assert isinstance(again, Adjust) and again.keys and again.restart == first.restart
     off = tuple(replace(s, state="off") for s in seen)
     assert [a.restart for a in compare(on_xen, off)[1:]] == ["it is off"] * 2  # type: ignore[union-attr]
 
