@@ -296,11 +296,11 @@ def _hold(enforcer: Enforcer, drawn: Draft, report: Report) -> None:
             if enforcer.hypervisor.autostart(node.domain, node.autostart):
                 does = "starts" if node.autostart else "no longer starts"
                 report(f"{node.name} {does} when its host does")
+            if enforcer.hypervisor.crash(node.domain, node.machine.crash) and node.name in kept_:
+                report(f"{node.name} {AFTER[node.machine.crash]} when its kernel crashes")
+            if enforcer.hypervisor.pin(node.domain, node.machine.pin) and node.name in kept_:
+                report(f"{node.name} stays on CPUs {node.machine.pin} of its host")
     for node in drawn.plan.nodes:
-        if enforcer.hypervisor.crash(node.domain, node.machine.crash) and node.name in kept_:
-            report(f"{node.name} {AFTER[node.machine.crash]} when its kernel crashes")
-        if enforcer.hypervisor.pin(node.domain, node.machine.pin) and node.name in kept_:
-            report(f"{node.name} stays on CPUs {node.machine.pin} of its host")
         changed = enforcer.tell(node.name, node.machine.guarantee, balloons=True)
         if changed and node.name in kept_:
             report(f"{' and '.join(changed)} of {node.name} set again")
