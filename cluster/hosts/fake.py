@@ -1,4 +1,4 @@
-"""A hypervisor in memory, for tests of what uses one. It proves nothing about guests."""
+"""The port in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 from builder.errors import WorkFailed
 from cluster import definition
 from cluster.domain import mark
-from cluster.elements import Crash
+from cluster.elements import Crash, pinned
 from cluster.guarantee import Guarantee, Setting
 from cluster.hosts.facts import HostFacts
 from cluster.hosts.live import Tuned
@@ -26,7 +26,7 @@ from cluster.metering.usage import Usage
 
 @dataclass(slots=True)
 class FakeHypervisor:
-    """The port in memory, for tests of what uses it. Proves nothing about guests."""
+    """For tests of what uses a hypervisor. Proves nothing about guests."""
 
     domains: dict[str, tuple[str, State]] = field(default_factory=dict)
     counters: dict[str, dict[str, int | None]] = field(default_factory=dict)
@@ -44,8 +44,8 @@ class FakeHypervisor:
     def observe(self) -> tuple[Seen, ...]:
         told = (seen(name, xml, state) for name, (xml, state) in sorted(self.domains.items()))
         return tuple(
-            replace(seen, autostart=seen.name in self.starting, vouched=seen.name in self.ready)
-            for seen in told if seen is not None
+            replace(ours, autostart=ours.name in self.starting, vouched=ours.name in self.ready)
+            for ours in told if ours is not None
         )  # fmt: skip
 
     def alive(self) -> frozenset[str]:
@@ -98,8 +98,7 @@ class FakeHypervisor:
         assert tune is not None
         for old in tune.findall("vcpupin"):
             tune.remove(old)
-        for number in range(definition.size(xml)[0]):
-            ElementTree.SubElement(tune, "vcpupin", vcpu=str(number), cpuset=cpus)
+        pinned(tune, definition.size(xml)[0], cpus)
         self.domains[name] = (ElementTree.tostring(root, encoding="unicode"), state)
         return True
 
