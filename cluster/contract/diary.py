@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Integer,
     MetaData,
     String,
@@ -53,14 +54,17 @@ class Diary:
 
     def all(self, cluster: str = "") -> list[Scheduled]:
         """Of a cluster, or with "" of all, those that have ended too, by time."""
-        wanted = select(_changes)
+        return self._changes(cluster)
+
+    def waiting(self, cluster: str = "") -> list[Scheduled]:
+        return self._changes(cluster, _changes.c.state == "waiting")
+
+    def _changes(self, cluster: str, *of: ColumnElement[bool]) -> list[Scheduled]:
+        wanted = select(_changes).where(*of)
         if cluster:
             wanted = wanted.where(_changes.c.cluster == cluster)
         with self._sql() as sql:
             return in_order(_change(dict(row)) for row in sql.execute(wanted).mappings())
-
-    def waiting(self, cluster: str = "") -> list[Scheduled]:
-        return [c for c in self.all(cluster) if c.state == "waiting"]
 
     def add(self, change: Scheduled) -> Scheduled:
         """The change with its number."""
