@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -165,15 +166,26 @@ def _doorway(
     if not drawn.plan.context.https:
         yield None
         return
+    tokens = {n.name: n.identity.token for n in drawn.plan.nodes} | dict(leaving or {})
+    with entrance(
+        reach, drawn.spec.cluster, drawn.plan.network, drawn.row.secret, tokens
+    ) as doorway:
+        yield doorway
+
+
+def entrance(
+    reach: Reach,
+    cluster: str,
+    net: ipaddress.IPv4Network,
+    secret: Secret,
+    tokens: Mapping[str, Secret],
+) -> Doorway:
+    """The doorway of a cluster's network, for the nodes with these tokens. WorkFailed if its port is taken."""
     from contextualize.certificate import PORT, certificate
     from contextualize.doorway import Doorway
 
-    address = str(network.gateway(drawn.plan.network))
-    listening = reach.listen(address, PORT)
-    own = certificate(drawn.row.secret, drawn.spec.cluster)
-    tokens = {n.name: n.identity.token for n in drawn.plan.nodes} | dict(leaving or {})
-    with Doorway(listening, own, tokens) as doorway:
-        yield doorway
+    listening = reach.listen(str(network.gateway(net)), PORT)
+    return Doorway(listening, certificate(secret, cluster), tokens)
 
 
 def inscriber(site: Site, drawn: Draft, report: Report) -> deploy.Inscribe:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from builder.errors import EnvironmentLacks, InputError, NoRoom, PhiloxeniaError, explain
 from builder.plan import Report
-from cluster import launch, network, occupancy
+from cluster import launch, occupancy, ready
 from cluster.contract import asked, renegotiate
 from cluster.contract.negotiable import Asked, within
 from cluster.contract.renegotiate import Whom
@@ -167,12 +167,8 @@ def _broker(
         sockets = stack.enter_context(reach.sockets(paths))
         doorway = None
         if by_https:
-            from contextualize.certificate import PORT, certificate
-            from contextualize.doorway import Doorway
-
-            gate = str(network.gateway(ipaddress.IPv4Network(row.network)))
-            own = certificate(row.secret, row.name)
-            doorway = stack.enter_context(Doorway(reach.listen(gate, PORT), own, tokens))
+            net = ipaddress.IPv4Network(row.network)
+            doorway = stack.enter_context(ready.entrance(reach, row.name, net, row.secret, tokens))
         channels = {node: (sockets.get(node), token) for node, token in tokens.items()}
         broker = Broker(channels, hear, lambda *_: None, opened, doorway)
         yield stack.enter_context(broker), BY_HTTPS if by_https else LISTEN
