@@ -49,6 +49,7 @@ KEYS: Mapping[str, str] = MappingProxyType({
     "disk.size": "disk", "disk.throughput": "disk_throughput", "disk.iops": "disk_iops",
 })  # fmt: skip
 """What people write -> field of Guarantee."""
+KEY_OF: Mapping[str, str] = MappingProxyType({field: key for key, field in KEYS.items()})
 
 
 def differing(one: Guarantee, other: Guarantee) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from builder.units import show_size
 from cluster import network
 from cluster.actions import Action, Adjust, Flag, Keep, Launch, Meet, Remove, Replace, Resume
 from cluster.contract import asked
-from cluster.guarantee import KEYS, Guarantee, Record, contract, show_rates
+from cluster.guarantee import KEY_OF, Guarantee, Record, contract, show_rates
 from cluster.guard import record
 from cluster.plan import ClusterPlan, NodePlan, guarantee
 
@@ -197,8 +197,7 @@ def plan(drawn: Draft, terminal: Terminal) -> None:
             terminal.say(f"  and may enter by SSH: {', '.join(spec.roles[role].ssh_to)}")
     if drawn.terms:
         terminal.say("\nagreed since the file was written (phx set)")
-        keys = {field: key for key, field in KEYS.items()}
-        told = [(t, keys[t.field], guarantee(spec.roles[t.role])) for t in drawn.terms]
+        told = [(t, KEY_OF[t.field], guarantee(spec.roles[t.role])) for t in drawn.terms]
         terminal.table(
             ("  FOR", "KEY", "AGREED", "FILE", "SINCE"),
             [(f"  {t.node or f'each {t.role}'}", key, asked.written(key, replace(by_file, **{t.field: t.value})),

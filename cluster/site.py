@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 from builder.errors import EnvironmentLacks, InputError, Problem, close
 from builder.images.catalog import Catalog
@@ -45,9 +46,7 @@ class Site:
     @contextlib.contextmanager
     def locked(self, name: str, report: Report) -> Iterator[None]:
         """Hold the lock `name`, "launch" or a cluster's; says so when another phx has it."""
-        folder = self.home / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / name).open("w") as lock:
+        with self._lock(name) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -62,15 +61,18 @@ class Site:
     @contextlib.contextmanager
     def free(self, name: str) -> Iterator[bool]:
         """Hold the lock if no other phx has it; whether it is held now."""
-        folder = self.home / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / name).open("w") as lock:
+        with self._lock(name) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
             else:
                 yield True
+
+    def _lock(self, name: str) -> TextIO:
+        folder = self.home / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / name).open("w")
 
     def connect(self, host: Host) -> Hypervisor:
         """EnvironmentLacks, saying how to start it, if the host does not answer."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from builder.errors import InputError, Problem
 from cluster.contract import asked
-from cluster.guarantee import KEYS
+from cluster.guarantee import KEY_OF, KEYS
 
 Bounds = Mapping[str, tuple[int, int]]
 """Field of Guarantee -> the least and the most that a guest may ask for."""
@@ -71,10 +71,9 @@ def within(allowed: Mapping[str, str], words: Iterable[str]) -> dict[str, int]:
     allowed  `negotiable` as written
     """
     wanted, limits = asked.asked(words), bounds(allowed)
-    names = {field: key for key, field in KEYS.items()}
     ranges = ", ".join(f"{k} {text}" for k, text in allowed.items()) or "nothing"
     problems = [
-        Problem(names[f], "cannot be asked for from inside" if f not in limits else "is outside the limits",
+        Problem(KEY_OF[f], "cannot be asked for from inside" if f not in limits else "is outside the limits",
                 f"what may be asked for: {ranges}")
         for f, value in wanted.items()
         if f not in limits or not limits[f][0] <= value <= limits[f][1]

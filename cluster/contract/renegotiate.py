@@ -14,7 +14,7 @@ from cluster.calibrate.curve import Calibration, refusal
 from cluster.contract import asked, terms
 from cluster.contract.enforce import Change, Enforcer
 from cluster.contract.terms import Term
-from cluster.guarantee import KEYS, refusals
+from cluster.guarantee import KEY_OF, refusals
 from cluster.hosts.host import Host
 from cluster.hosts.port import Seen
 from cluster.ledger import ClusterRow
@@ -144,12 +144,11 @@ def permitted(
 
 def _check(host: Host, changes: list[Change], wanted: Mapping[str, int]) -> None:
     """InputError for what the host's driver cannot hold, NoRoom for a limit that is above its machine."""
-    fields = {field: key for key, field in KEYS.items()}
     problems = {
         Problem(refusal.key, f"host '{host.name}' cannot hold it: {refusal.why}", refusal.remedy)
         for change in changes
         for refusal in refusals(change.after, host.driver)
-        if refusal.key in {fields[field] for field in wanted}
+        if refusal.key in {KEY_OF[field] for field in wanted}
     }
     if problems:
         raise InputError(sorted(problems, key=str))
